@@ -1,0 +1,80 @@
+"""Local-first sessions for AI agents: a fast local store, replicated in the background to Redis or Postgres.
+
+>>> import localfirst, tempfile
+>>> with localfirst.open(tempfile.mkdtemp()) as store:
+...     session = store.session("user-123")
+...     _ = session.add_message("user", "Hello")
+...     session.get_messages()
+[{'role': 'user', 'content': 'Hello'}]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from localfirst.errors import (
+    ConfigurationError,
+    InvalidItem,
+    LocalFirstError,
+    MalformedChange,
+    RemoteRejected,
+    RemoteUnavailable,
+    RemoteVersionError,
+    StoreBusy,
+    StoreClosed,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnwritable,
+    SyncTimeout,
+)
+
+if TYPE_CHECKING:
+    from localfirst.events import SessionEvent
+    from localfirst.metadata import Conflict
+    from localfirst.session import Session
+    from localfirst.status import SessionInfo, StoreStatus
+    from localfirst.store import Store, open
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError",
+    "Conflict",
+    "InvalidItem",
+    "LocalFirstError",
+    "MalformedChange",
+    "RemoteRejected",
+    "RemoteUnavailable",
+    "RemoteVersionError",
+    "Session",
+    "SessionEvent",
+    "SessionInfo",
+    "Store",
+    "StoreBusy",
+    "StoreClosed",
+    "StoreCorrupt",
+    "StoreFull",
+    "StoreStatus",
+    "StoreUnwritable",
+    "SyncTimeout",
+    "open",
+]
+
+# Found when first used: sync imports the modules below `localfirst`, and the store imports sync.
+_HOMES = {
+    "Conflict": "localfirst.metadata",
+    "Session": "localfirst.session",
+    "SessionEvent": "localfirst.events",
+    "SessionInfo": "localfirst.status",
+    "Store": "localfirst.store",
+    "StoreStatus": "localfirst.status",
+    "open": "localfirst.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value

@@ -1,0 +1,129 @@
+"""The records that everything else moves: a change, its wire encoding, and the digest of a log of changes.
+
+A change is written once and never altered. To all but the fold its body is bytes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+import msgspec
+
+from localfirst.errors import ConfigurationError, MalformedChange
+
+APPEND: Final = "append"
+REMOVE: Final = "remove"
+CLEAR: Final = "clear"
+PUT: Final = "put"
+DELETE: Final = "delete"
+INCREMENT: Final = "increment"
+
+KINDS: Final = frozenset({APPEND, REMOVE, CLEAR, PUT, DELETE, INCREMENT})
+MAIN_BRANCH: Final = "main"
+MAX_SESSION_ID_BYTES: Final = 1024
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One call of one replica on one session.
+
+    >>> change = Change("r1", 1, 1 << 16, 0, MAIN_BRANCH, APPEND, b'[{"role":"user"}]')
+    >>> decode_change(encode_change(change)) == change
+    True
+    """
+
+    origin: str
+    """The `replica_id` of its author."""
+    counter: int
+    """1, 2, 3, … without gaps among its author's changes to this session."""
+    time: int
+    """Hybrid logical clock of the author: Unix milliseconds << 16 | logical count."""
+    base: int
+    """The highest `seq` that the author had folded: what it had seen."""
+    branch: str
+    kind: str
+    body: bytes
+    """JSON, by kind. append: `[item, …]`; remove: `{"origin", "counter", "index"}`; clear: `{}`;
+    put: `{"key", "rule", "value"}`; delete: `{"key"}`; increment: `{"key", "by"}`."""
+
+
+class Admitted(NamedTuple):
+    """A change with its place in the central log."""
+
+    seq: int
+    admitted_at: int
+    """Unix milliseconds by the central store's clock."""
+    change: Change
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Change)
+
+
+def encode_change(change: Change) -> bytes:
+    """Wire bytes of a change: one msgpack array, the same bytes for equal changes."""
+    return _encoder.encode(change)
+
+
+def decode_change(data: bytes) -> Change:
+    """The change in wire bytes. Raises `MalformedChange` for anything that `encode_change` can't have made."""
+    try:
+        change = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedChange(f"{len(data)} bytes are not a change: {error}") from error
+    if change.counter < 1 or change.base < 0 or change.time < 0 or not change.origin:
+        raise MalformedChange(f"a change has impossible numbers: counter {change.counter}, base {change.base}")
+    return change
+
+
+def new_id() -> str:
+    """A random id for a replica, a generation or a store: 80 bits in 16 characters."""
+    return secrets.token_hex(10)
+
+
+def check_session_id(session_id: object) -> str:
+    """The session id, or `ConfigurationError` if no store could hold it."""
+    if not isinstance(session_id, str):
+        raise ConfigurationError(f"a session id is a string, not {type(session_id).__name__}: pass str(...)")
+    if not session_id:
+        raise ConfigurationError("a session id can't be empty: pass the id of the user or the conversation")
+    if "\0" in session_id:
+        raise ConfigurationError("a session id can't hold a NUL character: Postgres has no place for it")
+    try:
+        size = len(session_id.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError("a session id can't hold lone surrogates: it must be valid Unicode") from None
+    if size > MAX_SESSION_ID_BYTES:
+        raise ConfigurationError(f"a session id has at most {MAX_SESSION_ID_BYTES} bytes in UTF-8, this has {size}")
+    return session_id
+
+
+# The digest of a log is a Rabin-Karp fingerprint in two lanes: lane = lane * factor + hash(change), modulo a prime.
+# Products stay below 2**53, so that Lua's doubles (Redis), SQL's bigint (Postgres) and Python agree to the bit, and a
+# store can go on from any digest without the changes before it.
+DIGEST_PRIMES: Final = (2147483647, 2147483629)
+DIGEST_FACTORS: Final = (1299709, 1299721)
+EMPTY_DIGEST: Final = 0
+
+
+def change_hashes(data: bytes) -> tuple[int, int]:
+    """What a change's wire bytes add to each lane of a digest."""
+    word = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+    return (word >> 32) % DIGEST_PRIMES[0], (word & 0xFFFFFFFF) % DIGEST_PRIMES[1]
+
+
+def extend_digest(digest: int, changes: Iterable[bytes]) -> int:
+    """The digest of a log after more changes (wire bytes), lane 0 in the upper 32 bits.
+
+    >>> whole = extend_digest(EMPTY_DIGEST, [b"a", b"b"])
+    >>> extend_digest(extend_digest(EMPTY_DIGEST, [b"a"]), [b"b"]) == whole
+    True
+    """
+    lane0, lane1 = digest >> 32, digest & 0xFFFFFFFF
+    for data in changes:
+        hash0, hash1 = change_hashes(data)
+        lane0 = (lane0 * DIGEST_FACTORS[0] + hash0) % DIGEST_PRIMES[0]
+        lane1 = (lane1 * DIGEST_FACTORS[1] + hash1) % DIGEST_PRIMES[1]
+    return lane0 << 32 | lane1

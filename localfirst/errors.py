@@ -1,0 +1,62 @@
+"""Every error that users see. The docstring of a class is its default message.
+
+Errors of the libraries underneath (sqlite3, redis, asyncpg) are mapped to these where they are raised, so that a
+program which handles `LocalFirstError` has handled all of them.
+"""
+
+from __future__ import annotations
+
+
+class LocalFirstError(Exception):
+    """Something went wrong in localfirst."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class StoreClosed(LocalFirstError, RuntimeError):
+    """The store is closed: open it again with localfirst.open()."""
+
+
+class StoreCorrupt(LocalFirstError):
+    """The local store holds something that localfirst did not write."""
+
+
+class StoreUnwritable(LocalFirstError, OSError):
+    """The local store can't be written; nothing of this call was stored."""
+
+
+class StoreFull(LocalFirstError, OSError):
+    """There is no space for the local store; nothing of this call was stored."""
+
+
+class StoreBusy(LocalFirstError, TimeoutError):
+    """Other processes kept the local store locked for too long; nothing of this call was stored."""
+
+
+class MalformedChange(LocalFirstError, ValueError):
+    """A change can't be decoded."""
+
+
+class SyncTimeout(LocalFirstError, TimeoutError):
+    """The central store did not take or give everything in time; nothing is lost, sync goes on."""
+
+
+class RemoteUnavailable(LocalFirstError, ConnectionError):
+    """The central store can't be reached now; it will be tried again."""
+
+
+class RemoteRejected(LocalFirstError):
+    """The central store refused what it was sent."""
+
+
+class RemoteVersionError(LocalFirstError):
+    """The central store was written by a newer localfirst: upgrade this one. Nothing was written to it."""
+
+
+class InvalidItem(LocalFirstError, TypeError):
+    """Not something that JSON can hold; nothing of this call was stored."""
+
+
+class ConfigurationError(LocalFirstError, ValueError):
+    """localfirst is set up in a way that can't work."""

@@ -1,0 +1,84 @@
+"""What a session tells those who listen. A callback that raises is logged and stops nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+_logger = logging.getLogger("localfirst")
+
+Callback = Callable[..., object]
+
+
+class SessionEvent(Enum):
+    """Things that happen to a session, with what the callback is given.
+
+    Callbacks for calls made here run in the calling thread, after the commit; those for changes of other replicas,
+    and for `SYNCED`, in the worker's.
+    """
+
+    MESSAGE_ADDED = "message_added"
+    """(item): an item was added by a call here."""
+    MESSAGE_REMOVED = "message_removed"
+    """(item): an item was popped, here or by another replica."""
+    SESSION_CLEARED = "session_cleared"
+    """(): the items were cleared, here or by another replica."""
+    METADATA_CHANGED = "metadata_changed"
+    """(key, value): a metadata key was set, here or by another replica; None when it was deleted."""
+    CONFLICT_RESOLVED = "conflict_resolved"
+    """(conflict): two replicas wrote one metadata key without knowledge of each other; a `localfirst.Conflict`."""
+    REMOTE_CHANGED = "remote_changed"
+    """(items): items that other replicas added have come."""
+    SYNCED = "synced"
+    """(): everything written here is in the central store now."""
+
+
+class Listeners:
+    """Who listens to which event, of one session or (key None) of all of them."""
+
+    def __init__(self) -> None:
+        self._callbacks: dict[tuple[bytes | None, SessionEvent], list[Callback]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, key: bytes | None, event: SessionEvent, callback: Callback) -> Callable[[], None]:
+        """Register a callback; returns how to take it away again."""
+        place = (key, SessionEvent(event))
+        with self._lock:
+            self._callbacks[place] = [*self._callbacks.get(place, []), callback]
+        return lambda: self._remove(place, callback)
+
+    def _remove(self, place: tuple[bytes | None, SessionEvent], callback: Callback) -> None:
+        with self._lock:
+            callbacks = self._callbacks.get(place, [])
+            kept = list(callbacks)
+            if callback in kept:
+                kept.remove(callback)
+            if kept:
+                self._callbacks[place] = kept
+            else:
+                self._callbacks.pop(place, None)
+
+    def any_for(self, key: bytes) -> bool:
+        """Whether anybody would hear of this session."""
+        return bool(self._callbacks) and any(place[0] in (None, key) for place in list(self._callbacks))
+
+    def forked(self) -> None:
+        """In a child process, where nobody will release the lock if it was held."""
+        self._lock = threading.Lock()
+
+    def emit(self, key: bytes, session_id: str, event: SessionEvent, *arguments: Any) -> None:
+        """Call those who listen to this session, then those who listen to all."""
+        for callback in self._callbacks.get((key, event), ()):
+            _call(callback, event, arguments)
+        for callback in self._callbacks.get((None, event), ()):
+            _call(callback, event, (session_id, *arguments))
+
+
+def _call(callback: Callback, event: SessionEvent, arguments: tuple[Any, ...]) -> None:
+    try:
+        callback(*arguments)
+    except Exception:
+        _logger.exception("a callback for %s raised; it is ignored", event.name)

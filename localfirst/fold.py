@@ -1,0 +1,195 @@
+"""The fold: from admitted changes, then pending ones, to what the agent sees. Pure: no I/O, no clock, no chance.
+
+Every replica folds the same log with this code, so all of them agree by construction. It works in place and
+incrementally: `fold(a + b)` equals `fold(a)` followed by `b`. Pending changes stand on top, each with the way to undo
+it, so that what other replicas got admitted first can be put below them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from localfirst import jsonvalue
+from localfirst.change import APPEND, CLEAR, DELETE, INCREMENT, PUT, REMOVE, Admitted, Change
+from localfirst.clock import clamp
+from localfirst.errors import MalformedChange
+from localfirst.history import PENDING, History, Item, Undo
+from localfirst.metadata import Conflict, Register, Stamp, resolve
+
+MAX_CONFLICTS: Final = 100
+"""How many conflicts of a session are remembered, the newest."""
+
+
+class Effect(NamedTuple):
+    """What one change did to what the agent sees."""
+
+    change: Change
+    added: Sequence[Item] = ()
+    removed: Item | None = None
+    cleared: bool = False
+    key: str | None = None
+    conflict: Conflict | None = None
+
+
+class _Pending(NamedTuple):
+    change: Change
+    undo: Undo
+
+
+class Fold:
+    """The state of one session.
+
+    >>> change = Change("r1", 1, 0, 0, "main", APPEND, b'["Hello"]')
+    >>> state = fold([Admitted(1, 0, change)])
+    >>> [item.data for item in state.items]
+    [b'"Hello"']
+    """
+
+    def __init__(self) -> None:
+        self.seq = 0
+        """The last admitted change in it."""
+        self.time = 0
+        """The greatest timestamp in it."""
+        self.metadata: dict[str, Register] = {}
+        self.conflicts: deque[Conflict] = deque(maxlen=MAX_CONFLICTS)
+        self._history = History()
+        self._counters: dict[str, int] = {}
+        self._pending: deque[_Pending] = deque()
+        self._admitted_items = 0  # Counts while what is pending is simple.
+        self._simple = True  # Pending are appends only: then an acknowledgement in order moves nothing.
+
+    @property
+    def items(self) -> list[Item]:
+        """What is visible, oldest first."""
+        return self._history.items
+
+    @property
+    def pending(self) -> int:
+        """How many changes on top are not admitted yet."""
+        return len(self._pending)
+
+    def counter(self, origin: str) -> int:
+        """The highest counter of an origin in it, pending ones included."""
+        return self._counters.get(origin, 0)
+
+    def pending_change(self, counter: int) -> Change | None:
+        """The pending change with this counter, if there is one."""
+        place = counter - self._pending[0].change.counter if self._pending else -1
+        return self._pending[place].change if 0 <= place < len(self._pending) else None
+
+    def pend(self, change: Change) -> Effect:
+        """Put a change of this replica on top."""
+        effect, undo = self._apply(change, PENDING, change.time)
+        self._pending.append(_Pending(change, undo))
+        self._simple = self._simple and change.kind == APPEND
+        return effect
+
+    def admit(self, entries: Sequence[Admitted]) -> list[Effect]:
+        """Fold the next entries of the central log, below what is pending.
+
+        Returns the effects of changes that were not pending here. An entry whose change is known already is skipped:
+        no change is folded twice.
+        """
+        if self._simple and self._acknowledges(entries):
+            self._promote(entries)
+            return []
+        waiting = [pending.change for pending in self._pending]
+        self._undo_pending()
+        effects = self._fold_entries(entries)
+        self._admitted_items = len(self.items)
+        for change in waiting:
+            if change.counter > self.counter(change.origin):
+                self.pend(change)
+        known = {(change.origin, change.counter) for change in waiting}
+        return [effect for effect in effects if (effect.change.origin, effect.change.counter) not in known]
+
+    def _fold_entries(self, entries: Sequence[Admitted]) -> list[Effect]:
+        effects = []
+        for seq, admitted_at, change in entries:
+            if seq != self.seq + 1:
+                raise MalformedChange(f"the log goes from seq {self.seq} to {seq}")
+            self.seq = seq
+            if change.counter <= self.counter(change.origin):
+                continue
+            effect, _ = self._apply(change, seq, clamp(change.time, admitted_at))
+            if effect.conflict is not None:
+                self.conflicts.append(effect.conflict)
+            effects.append(effect)
+        return effects
+
+    def _acknowledges(self, entries: Sequence[Admitted]) -> bool:
+        """Whether the entries are the oldest pending changes, in order, with nothing of others in between."""
+        return 0 < len(entries) <= len(self._pending) and all(
+            entry.change.counter == pending.change.counter and entry.change.origin == pending.change.origin
+            for entry, pending in zip(entries, self._pending, strict=False)
+        )
+
+    def _promote(self, entries: Sequence[Admitted]) -> None:
+        """Pending items become admitted where they stand; only their `seq` changes."""
+        items, position = self.items, self._admitted_items
+        for seq, _, change in entries:
+            if seq != self.seq + 1:
+                raise MalformedChange(f"the log goes from seq {self.seq} to {seq}")
+            self._pending.popleft()
+            self.seq = seq
+            while position < len(items) and items[position].counter == change.counter:
+                items[position] = items[position]._replace(seq=seq)
+                position += 1
+        self._admitted_items = position
+
+    def _undo_pending(self) -> None:
+        while self._pending:
+            change, undo = self._pending.pop()
+            undo()
+            self._counters[change.origin] = change.counter - 1
+        self._simple = True
+
+    def _apply(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
+        effect, undo = self._apply_kind(change, seq, time)
+        self._counters[change.origin] = change.counter
+        self.time = max(self.time, time)
+        return effect, undo
+
+    def _apply_kind(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
+        if change.kind == APPEND:
+            added, undo = self._history.append(change, seq)
+            return Effect(change, added=added), undo
+        if change.kind == REMOVE:
+            removed, undo = self._history.remove(change, self.counter)
+            return Effect(change, removed=removed), undo
+        if change.kind == CLEAR:
+            count, undo = self._history.clear(change)
+            return Effect(change, cleared=count > 0), undo
+        if change.kind in (PUT, DELETE, INCREMENT):
+            key, register, conflict = resolve(self.metadata, change, Stamp(time, change.origin, seq))
+            undo = partial(self._restore, key, self.metadata.get(key))
+            self.metadata[key] = register
+            return Effect(change, key=key, conflict=conflict), undo
+        raise MalformedChange(
+            f"a change of unknown kind {change.kind[:40]!r}: a newer localfirst wrote it; upgrade this one"
+        )
+
+    def _restore(self, key: str, register: Register | None) -> None:
+        if register is None:
+            del self.metadata[key]
+        else:
+            self.metadata[key] = register
+
+
+def check(change: Change) -> None:
+    """Raise `MalformedChange` for a change that can't be folded, so that it is refused before it is stored."""
+    probe = Fold()
+    probe.pend(change)
+    jsonvalue.decode_each([item.data for item in probe.items])
+
+
+def fold(admitted: Iterable[Admitted], pending: Iterable[Change] = (), start: Fold | None = None) -> Fold:
+    """The state after admitted changes, then pending ones, from nothing or from a start (which is used up)."""
+    state = Fold() if start is None else start
+    state.admit(list(admitted))
+    for change in pending:
+        state.pend(change)
+    return state

@@ -1,0 +1,244 @@
+"""The metadata of a session: one register per key, and the rules by which writes to a key are merged. Pure.
+
+A write whose author had seen the current value (its own, or one at a `seq` up to the write's `base`) simply follows
+it. Otherwise the two were made without knowledge of each other: the write's rule decides, and a `Conflict` is noted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from localfirst import jsonvalue
+from localfirst.change import DELETE, INCREMENT, Change
+from localfirst.errors import MalformedChange
+
+Rule = Literal["last", "first", "merge", "union", "max", "min"]
+RULES: Final[tuple[Rule, ...]] = ("last", "first", "merge", "union", "max", "min")
+
+
+class Stamp(NamedTuple):
+    """Who wrote, and when."""
+
+    time: int
+    """Hybrid logical clock, never newer than the admission."""
+    origin: str
+    seq: int
+
+
+class Register(NamedTuple):
+    """The current value of one key."""
+
+    value: bytes | None
+    """JSON; None: deleted."""
+    stamp: Stamp
+    """Of the write that last had an effect."""
+    kind: str
+    """Of that write."""
+    fields: Mapping[str, Stamp]
+    """Rule `merge` only: who wrote each field, also those taken away since."""
+
+
+class Conflict(NamedTuple):
+    """Two writes to one key, made without knowledge of each other."""
+
+    key: str
+    rule: str
+    """By which it was resolved: the later write's."""
+    current: Any
+    """The value that stood; None when the key was deleted."""
+    incoming: Any
+    """What the later write brought; None for a deletion."""
+    winner: Any
+    """The value after it."""
+    origins: tuple[str, str]
+    """The replicas that wrote `current` and `incoming`."""
+    seq: int
+    """Where the later write stands in the session's log."""
+
+
+class PutBody(msgspec.Struct):
+    """Body of a put. Rule `merge` carries only the fields that its author changed (`value`) and took away (`gone`)."""
+
+    key: str
+    rule: Rule
+    value: msgspec.Raw
+    gone: list[str] = []
+
+
+class DeleteBody(msgspec.Struct):
+    key: str
+
+
+class IncrementBody(msgspec.Struct):
+    key: str
+    by: msgspec.Raw
+
+
+_put_decoder = msgspec.json.Decoder(PutBody)
+_delete_decoder = msgspec.json.Decoder(DeleteBody)
+_increment_decoder = msgspec.json.Decoder(IncrementBody)
+
+
+def encode_put(key: str, rule: Rule, value: bytes, gone: list[str] | None = None) -> bytes:
+    """Body of a put; the value is JSON."""
+    head = b'{"key":%b,"rule":"%b","value":%b' % (jsonvalue.encode(key), rule.encode(), value)
+    return head + (b',"gone":%b}' % jsonvalue.encode(gone) if gone else b"}")
+
+
+def encode_delete(key: str) -> bytes:
+    """Body of a delete."""
+    return b'{"key":%b}' % jsonvalue.encode(key)
+
+
+def encode_increment(key: str, by: float) -> bytes:
+    """Body of an increment."""
+    return b'{"key":%b,"by":%b}' % (jsonvalue.encode(key), jsonvalue.encode(by))
+
+
+def is_number(value: Any) -> bool:
+    """Whether an increment can add to it."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def resolve(registers: Mapping[str, Register], change: Change, stamp: Stamp) -> tuple[str, Register, Conflict | None]:
+    """What a put, delete or increment makes of its key: the key, its new register, and the conflict, if it is one."""
+    write = _decode(change)
+    current = registers.get(write.key)
+    if current is None:
+        current = Register(None, Stamp(-1, stamp.origin, 0), DELETE, {})
+    seen = current.stamp.origin == stamp.origin or current.stamp.seq <= change.base
+    after = _apply(current, write, stamp, seen, change.base)
+    if seen or (change.kind == INCREMENT == current.kind):  # Both increments count: nothing was decided.
+        return write.key, after, None
+    before, winner = _value(current), _value(after)
+    origins = (current.stamp.origin, stamp.origin)
+    return write.key, after, Conflict(write.key, write.rule, before, write.value, winner, origins, stamp.seq)
+
+
+class _Write(NamedTuple):
+    kind: str
+    key: str
+    rule: str
+    value: Any
+    gone: list[str]
+
+
+def _decode(change: Change) -> _Write:
+    """Bodies that msgspec refuses (NaN, lone surrogates) go the long way."""
+    try:
+        if change.kind == DELETE:
+            return _Write(DELETE, _delete_decoder.decode(change.body).key, "last", None, [])
+        if change.kind == INCREMENT:
+            increment = _increment_decoder.decode(change.body)
+            return _checked(change.kind, increment.key, "counter", jsonvalue.decode(bytes(increment.by)), [])
+        put = _put_decoder.decode(change.body)
+        return _checked(change.kind, put.key, put.rule, jsonvalue.decode(bytes(put.value)), put.gone)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_slowly(change)
+
+
+def _decode_slowly(change: Change) -> _Write:
+    body = jsonvalue.decode(change.body)
+    key = body.get("key") if isinstance(body, dict) else None
+    if not isinstance(key, str):
+        raise MalformedChange(f"a {change.kind} names no key")
+    if change.kind == DELETE:
+        return _Write(DELETE, key, "last", None, [])
+    if change.kind == INCREMENT:
+        return _checked(INCREMENT, key, "counter", body.get("by"), [])
+    rule, gone = body.get("rule"), body.get("gone", [])
+    if rule not in RULES or "value" not in body or not isinstance(gone, list):
+        raise MalformedChange(f"a put to {key!r} has no value, or a rule that is none")
+    return _checked(change.kind, key, rule, body["value"], gone)
+
+
+def _checked(kind: str, key: str, rule: str, value: Any, gone: list[str]) -> _Write:
+    if not _fits(rule, value):
+        raise MalformedChange(f"a write to {key!r} by rule {rule} brings a {type(value).__name__}")
+    return _Write(kind, key, rule, value, gone)
+
+
+def _fits(rule: str, value: Any) -> bool:
+    if rule == "counter":
+        return is_number(value)
+    if rule == "merge":
+        return isinstance(value, dict)
+    return rule != "union" or isinstance(value, list)
+
+
+def _apply(current: Register, write: _Write, stamp: Stamp, seen: bool, base: int) -> Register:
+    if write.rule == "merge":
+        return _merge_fields(current, write, stamp, base)
+    if write.rule == "last":
+        wins = seen or (stamp.time, stamp.origin) > (current.stamp.time, current.stamp.origin)
+        if not wins:
+            return current
+        value = None if write.kind == DELETE else jsonvalue.encode(write.value)
+        return Register(value, stamp, write.kind, {})
+    if current.value is None and write.rule != "counter":
+        return Register(jsonvalue.encode(write.value), stamp, write.kind, {})
+    return _combine(current, write, stamp)
+
+
+def _combine(current: Register, write: _Write, stamp: Stamp) -> Register:
+    """The rules for which the order of two writes makes no difference, or only the first counts."""
+    before = _value(current)
+    after = before
+    if write.rule == "counter":
+        if before is None or is_number(before):
+            after = (before or 0) + write.value
+    elif write.rule == "union":
+        known = before if isinstance(before, list) else [before]
+        after = _distinct([*known, *write.value])
+    elif write.rule in ("max", "min"):
+        after = (max if write.rule == "max" else min)(before, write.value, key=_rank)
+    if after is before:
+        return current
+    return Register(jsonvalue.encode(after), stamp, write.kind, {})
+
+
+def _merge_fields(current: Register, write: _Write, stamp: Stamp, base: int) -> Register:
+    before = _value(current)
+    value: dict[str, Any] = before if isinstance(before, dict) else {}
+    fields = dict(current.fields)
+    for field in (*write.value, *write.gone):
+        standing = fields.get(field, current.stamp)
+        seen = standing.origin == stamp.origin or standing.seq <= base
+        absent = field not in value and field not in fields
+        if not (seen or absent or (stamp.time, stamp.origin) > (standing.time, standing.origin)):
+            continue
+        fields[field] = stamp
+        if field in write.value:
+            value[field] = write.value[field]
+        else:
+            value.pop(field, None)
+    for field in value:
+        fields.setdefault(field, current.stamp)
+    return Register(jsonvalue.encode(value), stamp, write.kind, fields)
+
+
+def _value(register: Register) -> Any:
+    return None if register.value is None else jsonvalue.decode(register.value)
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    """First-seen order; equal means equal as JSON, so that 1, 1.0 and True differ."""
+    distinct: dict[bytes, Any] = {}
+    for value in values:
+        distinct.setdefault(jsonvalue.encode(value), value)
+    return list(distinct.values())
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """A total order over JSON values: null, bools, numbers (NaN first), strings, the rest by its encoding."""
+    if value is None or isinstance(value, bool):
+        return (0 if value is None else 1), bool(value)
+    if isinstance(value, (int, float)):
+        return (2, 0) if math.isnan(value) else (3, value)
+    if isinstance(value, str):
+        return 4, value
+    return 5, jsonvalue.encode(value)

@@ -1,0 +1,353 @@
+"""Rows of bytes on disk: the one place that touches diskcache and its SQL.
+
+diskcache brings the table, the unique index on (key, raw) and connections per thread. What it does by default and is
+wrong for data that must not be lost is switched off here: pickle, eviction, culling, values in files, memory-mapped
+reads, triggers and an index for an expiry that is not used. Keys and values are bytes; a row of any other kind was
+not written by this module and is refused unread, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
+
+import diskcache
+from diskcache.core import DBNAME, MODE_RAW
+from filelock import FileLock
+
+from localfirst.errors import (
+    ConfigurationError,
+    StoreBusy,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnwritable,
+)
+
+FORMAT: Final = 1
+PATIENCE: Final = 30.0
+"""Seconds to wait for other processes' commits before giving up with `StoreBusy`."""
+
+# Agents' writes only checkpoint the write-ahead log when nobody else did for a long time (pages of 4 KiB).
+_AGENT_CHECKPOINT_PAGES: Final = 8192
+_SETTINGS: Final = {
+    "eviction_policy": "none",
+    "cull_limit": 0,
+    "size_limit": 2**62,
+    "statistics": 0,
+    "sqlite_auto_vacuum": 2,  # Incremental: freed pages are given back when asked, not in each commit.
+    "sqlite_mmap_size": 0,  # A truncated file must be an error, not a SIGBUS.
+}
+_FORMAT_KEY: Final = "localfirst_format"
+_READABLE: Final = f"raw = 1 AND mode = {MODE_RAW} AND typeof(key) = 'blob' AND typeof(value) = 'blob'"
+
+T = TypeVar("T")
+
+
+class RowExists(Exception):
+    """The key of an insert is taken."""
+
+
+class NoPickleDisk(diskcache.Disk):  # type: ignore[misc]
+    """Refuses to turn anything but bytes into rows, and rows into anything (CVE-2025-69872)."""
+
+    def put(self, key: Any) -> NoReturn:
+        _refuse("a key")
+
+    def get(self, key: Any, raw: Any) -> NoReturn:
+        _refuse("a key")
+
+    def store(self, value: Any, read: Any, key: Any = None) -> NoReturn:
+        _refuse("a value")
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> NoReturn:
+        _refuse("a value")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise StoreCorrupt(
+        f"diskcache was asked to convert {what}, which could run code: only rows.py reads and writes here"
+    )
+
+
+class _Cache(diskcache.Cache):  # type: ignore[misc]
+    """diskcache's table and files without its slow initialisation, and with connections that survive a fork."""
+
+    _serials = itertools.count(1)
+    _inherited: ClassVar[list[sqlite3.Connection]] = []
+
+    def __init__(self, directory: Path, *, fsync: bool) -> None:
+        self._directory = str(directory)
+        self._local = threading.local()
+        self._timeout = 0  # Waiting is up to the caller, who may be on an event loop.
+        self._txn_id = None
+        self._synchronous = "FULL" if fsync else "NORMAL"
+        self._opened: list[tuple[int, sqlite3.Connection]] = []
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        local = self._local
+        if getattr(local, "pid", None) != os.getpid():
+            # SQLite forbids even closing a connection that came through a fork.
+            if (inherited := getattr(local, "con", None)) is not None:
+                self._inherited.append(inherited)
+            local.pid, local.con, local.serial = os.getpid(), self._connect(), next(self._serials)
+            self._opened.append((local.pid, local.con))
+        return local.con  # type: ignore[no-any-return]
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            Path(self._directory, DBNAME), timeout=0, isolation_level=None, check_same_thread=False
+        )
+        for pragma in (
+            f"synchronous = {self._synchronous}",
+            "cache_size = -8192",
+            f"wal_autocheckpoint = {_AGENT_CHECKPOINT_PAGES}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    @property
+    def serial(self) -> int:
+        """Names the calling thread's connection."""
+        return self._local.serial  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close the connections of all threads of this process."""
+        for pid, connection in self._opened:
+            if pid == os.getpid():
+                connection.close()
+        self._opened.clear()
+        self._local = threading.local()
+
+
+class Rows:
+    """A sorted map from bytes to bytes in a directory of its own; safe to use from any thread and process.
+
+    Every call is atomic and waits for nothing: a lock that another process holds raises `StoreBusy`, see `patiently`.
+
+    >>> import tempfile, pathlib
+    >>> rows = Rows(pathlib.Path(tempfile.mkdtemp()) / "data")
+    >>> rows.insert(b"a1", b"first"); rows.insert(b"a2", b"second")
+    >>> rows.range(b"a1", b"a9", limit=1)
+    [(b'a1', b'first')]
+    >>> rows.close()
+    """
+
+    def __init__(self, directory: Path, *, fsync: bool = False) -> None:
+        self.directory = directory
+        _prepare_directory(directory)
+        self._cache = _Cache(directory, fsync=fsync)
+        with _translated(directory):
+            self._open()
+
+    def _open(self) -> None:
+        if self._format() == FORMAT:
+            return
+        with FileLock(self.directory.parent / f"{self.directory.name}.lock", mode=0o600):
+            if self._format() is None:
+                patiently(self._create)
+        if (found := self._format()) != FORMAT:
+            raise ConfigurationError(f"{self.directory} has format {found}, this localfirst knows {FORMAT}: upgrade it")
+
+    def _format(self) -> Any:
+        try:
+            row = self._sql("SELECT value FROM Settings WHERE key = ?", (_FORMAT_KEY,)).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            return None
+        return row[0] if row else None
+
+    def _create(self) -> None:
+        diskcache.Cache(str(self.directory), disk=NoPickleDisk, timeout=PATIENCE, **_SETTINGS).close()
+        with self.transaction():
+            triggers = self._sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+            for (name,) in triggers:
+                self._sql(f'DROP TRIGGER "{name}"')
+            self._sql("DROP INDEX IF EXISTS Cache_expire_time")
+            self._sql("INSERT INTO Settings VALUES (?, ?)", (_FORMAT_KEY, FORMAT))
+
+    @property
+    def _sql(self) -> Callable[..., sqlite3.Cursor]:
+        return self._cache._con.execute
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is committed at once, or not at all. Keep it small, and never await inside."""
+        with _translated(self.directory):
+            self._sql("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._sql("COMMIT")
+            except BaseException:
+                if self._cache._con.in_transaction:
+                    self._sql("ROLLBACK")
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All reads inside see one state."""
+        with _translated(self.directory):
+            self._sql("BEGIN")
+            try:
+                yield
+            finally:
+                self._sql("COMMIT")
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, or None."""
+        with _translated(self.directory):
+            row = self._sql(f"SELECT value, {_READABLE} FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchone()
+        return None if row is None else self._checked(key, *row)
+
+    def range(self, lower: bytes, upper: bytes, limit: int = -1, *, reverse: bool = False) -> list[tuple[bytes, bytes]]:
+        """The rows with lower <= key < upper in the order of keys."""
+        order = "DESC" if reverse else "ASC"
+        query = (
+            f"SELECT key, value, {_READABLE} FROM Cache WHERE key >= ? AND key < ? ORDER BY key {order}, raw LIMIT ?"
+        )
+        with _translated(self.directory):
+            rows = self._sql(query, (lower, upper, limit)).fetchall()
+        return [(key, self._checked(key, value, readable)) for key, value, readable in rows]
+
+    def has_more(self, lower: bytes, upper: bytes, count: int) -> bool:
+        """Whether more than so many rows have lower <= key < upper."""
+        with _translated(self.directory):
+            query = "SELECT 1 FROM Cache WHERE key >= ? AND key < ? LIMIT 1 OFFSET ?"
+            return self._sql(query, (lower, upper, count)).fetchone() is not None
+
+    def insert(self, key: bytes, value: bytes) -> None:
+        """Add a row; raises `RowExists` if the key is taken."""
+        try:
+            self._sql(
+                f"INSERT INTO Cache (key, raw, store_time, mode, value) VALUES (?, 1, ?, {MODE_RAW}, ?)",
+                (key, time.time(), value),
+            )
+        except sqlite3.IntegrityError:
+            raise RowExists from None
+        except sqlite3.Error as error:
+            _translate(error, self.directory)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Add a row, or give it another value."""
+        with _translated(self.directory):
+            self._sql(
+                f"INSERT INTO Cache (key, raw, store_time, mode, value) VALUES (?, 1, ?, {MODE_RAW}, ?)"
+                " ON CONFLICT (key, raw) DO UPDATE SET value = excluded.value, store_time = excluded.store_time",
+                (key, time.time(), value),
+            )
+
+    def delete_range(self, lower: bytes, upper: bytes) -> None:
+        """Remove the rows with lower <= key < upper; in a transaction.
+
+        The guard row takes the greatest rowid first, so that SQLite gives no rowid twice and `added_since` misses none.
+        """
+        with _translated(self.directory):
+            self._sql(
+                "INSERT OR REPLACE INTO Cache (rowid, key, raw, mode, value)"
+                f" VALUES ((SELECT max(rowid) + 1 FROM Cache), x'00', 1, {MODE_RAW}, x'')"
+            )
+            self._sql("DELETE FROM Cache WHERE key >= ? AND key < ?", (lower, upper))
+
+    def added_since(self, rowid: int, lower: bytes, upper: bytes) -> tuple[list[tuple[bytes, int, float]], int]:
+        """(key, bytes of value, Unix time) of rows in a range that were added after a rowid, and the last rowid now."""
+        query = (
+            "SELECT key, length(value), store_time FROM Cache"
+            " WHERE rowid > ? AND rowid <= ? AND key >= ? AND key < ? ORDER BY rowid"
+        )
+        last = self.last_row()
+        with _translated(self.directory):
+            return self._sql(query, (rowid, last, lower, upper)).fetchall(), last
+
+    def last_row(self) -> int:
+        """The greatest rowid now."""
+        with _translated(self.directory):
+            return self._sql("SELECT coalesce(max(rowid), 0) FROM Cache").fetchone()[0]  # type: ignore[no-any-return]
+
+    def version(self) -> tuple[int, int]:
+        """Names this thread's connection, and a number that changes when any other connection has committed."""
+        with _translated(self.directory):
+            number = self._sql("PRAGMA data_version").fetchone()[0]
+        return self._cache.serial, number
+
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        try:
+            return (self.directory / f"{DBNAME}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into the database as far as that disturbs nobody."""
+        with _translated(self.directory):
+            self._sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        """Close the connections of all threads; no call may be under way."""
+        self._cache.close()
+
+    def _checked(self, key: bytes, value: Any, readable: int) -> bytes:
+        if not readable:
+            raise StoreCorrupt(
+                f"{self.directory} holds a row that localfirst did not write, at key {key!r:.80}; it was not read"
+            )
+        return value  # type: ignore[no-any-return]
+
+
+def patiently(call: Callable[[], T], patience: float = PATIENCE) -> T:
+    """Call again until the store is not busy, in a thread that may sleep. Raises `StoreBusy` after some seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return call()
+        except StoreBusy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.0002, 0.002))
+
+
+def _prepare_directory(directory: Path) -> None:
+    try:
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        # SQLite gives its other files the mode of this one, whatever the umask.
+        os.close(os.open(directory / DBNAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise ConfigurationError(f"{directory} or its parent is a file: pass a path where a directory can be") from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"{directory} can't be created or written ({error.strerror}): pass another path, or change its permissions"
+        ) from error
+
+
+@contextmanager
+def _translated(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        _translate(error, directory)
+
+
+def _translate(error: sqlite3.Error, directory: Path) -> NoReturn:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        raise StoreBusy(
+            f"{directory} is locked by another process; nothing of this call was stored: try again"
+        ) from error
+    if "full" in text:
+        raise StoreFull(
+            f"no space for {directory} ({text}); nothing of this call was stored: free some space"
+        ) from error
+    if isinstance(error, sqlite3.OperationalError):
+        raise StoreUnwritable(f"{directory} can't be used ({text}); nothing of this call was stored") from error
+    raise StoreCorrupt(
+        f"{directory} is damaged ({text}): move it away and open again to fetch what was synced"
+    ) from error

@@ -1,0 +1,56 @@
+"""What a store tells of itself: plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+State = Literal["local", "connecting", "online", "offline", "blocked", "stopped"]
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """How a store and its central store stand to each other."""
+
+    state: State
+    """local: there is no central store. connecting: not reached yet. online: the last contact went well. offline: the
+    last did not, it is tried again and again. blocked: somebody must act (credentials, version), see `last_error`.
+    stopped: no worker runs."""
+    pending_changes: int
+    """Changes made here that are not known to be in the central store."""
+    pending_bytes: int
+    oldest_pending_seconds: float | None
+    """Age of the oldest of them; None if there is none."""
+    last_synced_at: datetime | None
+    """When the central store last answered (UTC)."""
+    last_error: str | None
+    """Why the last contact failed; None after one that went well."""
+    clock_offset: float | None
+    """Seconds by which the central store's clock is ahead of this one's; None before the first contact."""
+    quarantined: int
+    """Sessions that can't be synced until somebody acts; every other one goes on."""
+    leader: bool
+    """Whether this process runs the sync of the directory."""
+    remote: str | None
+    """The central store, without credentials."""
+    replica_id: str
+    path: str
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """One session of a store."""
+
+    session_id: str
+    items: int
+    bytes: int
+    """Of the items, as JSON."""
+    updated_at: datetime | None
+    """When its newest change was made, by its author's clock (UTC)."""
+    expires_at: datetime | None
+    """None: never. Sessions do not expire in this version."""
+    pending: int
+    """Changes made here that are not known to be in the central store."""
+    state: Literal["local", "pending", "synced", "quarantined"]
+    """local: never in a central store. pending: changes wait. synced: none does. quarantined: see `quarantined()`."""

@@ -1,0 +1,522 @@
+"""The store: a directory of sessions, and the worker that syncs it. The only module that wires localfirst to sync."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from platformdirs import user_data_path
+
+from localfirst import jsonvalue
+from localfirst.clock import HybridClock
+from localfirst.errors import ConfigurationError, LocalFirstError, StoreClosed, SyncTimeout
+from localfirst.events import Listeners, SessionEvent
+from localfirst.fold import Effect, Fold
+from localfirst.log import Head, Log, SessionKey
+from localfirst.rows import patiently
+from localfirst.session import Session
+from localfirst.status import SessionInfo, StoreStatus
+from localfirst.view import Plan, View, Views
+from localfirst.writer import Writer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from sync.central.base import CentralStore
+    from sync.host import Host
+    from sync.replicate import Settled
+    from sync.status import SyncStatus
+
+WorkerKind = Literal["thread", "task", "none"]
+Durability = Literal["normal", "full"]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("localfirst")
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def open(  # noqa: A001 - localfirst.open() is how it is called
+    path: str | os.PathLike[str] | None = None,
+    *,
+    remote: str | None = None,
+    namespace: str = "default",
+    worker: WorkerKind = "thread",
+    durability: Durability = "normal",
+    poll_interval: float = 5.0,
+    sync_interval: float = 0.02,
+) -> Store:
+    """Open the store in a directory, made with mode 0700 if it is missing.
+
+    - `path`: None: `$LOCALFIRST_HOME`, else the platform's directory for user data.
+    - `remote`: the central store: `redis://`, `rediss://`, `unix://`, `postgresql://` or `file:///directory`. None:
+      `$LOCALFIRST_REMOTE`, else there is none. A server that can't be reached is no error: see `Store.status`.
+    - `namespace`: tenant or application. Sessions of different namespaces never meet.
+    - `worker`: `"thread"`: sync runs in a thread of its own. `"task"`: on the running asyncio loop. `"none"`: only
+      inside `flush` and `refresh`.
+    - `durability`: `"normal"`: a killed process loses nothing, a power cut may lose the last moments. `"full"`: every
+      call is on the disk when it returns.
+    - `poll_interval`: seconds between looks at the central store when no hint comes.
+    - `sync_interval`: at most one push in so many seconds; the first write after a quiet time goes at once.
+
+    Raises `ConfigurationError` for what can't work, whatever the network does.
+
+    >>> import tempfile
+    >>> with open(tempfile.mkdtemp()) as store:
+    ...     store.session("user-123").add_message("user", "Hello")
+    {'role': 'user', 'content': 'Hello'}
+    """
+    return Store(
+        path,
+        remote=remote,
+        namespace=namespace,
+        worker=worker,
+        durability=durability,
+        poll_interval=poll_interval,
+        sync_interval=sync_interval,
+    )
+
+
+class Store:
+    """The sessions of one directory and namespace; `localfirst.open` makes it. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        remote: str | None,
+        namespace: str,
+        worker: WorkerKind,
+        durability: Durability,
+        poll_interval: float,
+        sync_interval: float,
+    ) -> None:
+        remote = remote or os.environ.get("LOCALFIRST_REMOTE") or None
+        _check_options(namespace, worker, durability, poll_interval, sync_interval)
+        self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
+        self.namespace = namespace
+        self.listeners = Listeners()
+        self._remote: str | None = None
+        connect = self._connector(remote)
+        self._log = Log(self.path / "data", fsync=durability == "full")
+        self.replica_id = patiently(self._log.replica_id)
+        self._clock = HybridClock()
+        self._synced: dict[SessionKey, float] = {}
+        self._closed = False
+        self._prepare()
+        self._host = self._make_host(connect, worker, poll_interval, sync_interval) if connect else None
+        _stores.add(self)
+
+    def _prepare(self) -> None:
+        self._views = Views(self._make_view)
+        self._writer = Writer()
+
+    # Sessions.
+
+    def session(self, session_id: str, *, hydrate_timeout: float = 2.0, session_settings: Any = None) -> Session:
+        """The session with this id. Nothing is read or written until it is used.
+
+        On a replica that has never seen it, the first read waits for the central store, `hydrate_timeout` seconds at
+        most, then goes on with what is here.
+        """
+        self._check_open()
+        return Session(self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings)
+
+    def sessions(self, prefix: str = "") -> Iterator[SessionInfo]:
+        """The sessions that are known here and whose id begins with a prefix, in the order of their ids."""
+        self._check_open()
+        known: list[tuple[str, SessionKey]] = []
+        after: SessionKey | None = b""
+        while after is not None:
+            heads, after = patiently(partial(self._log.heads, self.namespace, after))
+            known += [(head.session_id, key) for key, head in heads if head.session_id.startswith(prefix)]
+        for session_id, key in sorted(known):
+            yield self._info(key, session_id)
+
+    def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
+        """As `Session.on`, for all sessions: the callback's first argument is the session id."""
+        return self.listeners.add(None, event, callback)
+
+    # Sync.
+
+    def flush(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
+        """Return when everything written before the call (to one session, or all) is in the central store.
+
+        `timeout` in seconds; `SyncTimeout` says what is left. At once without a central store.
+        """
+        host = self._waitable_host("flush")
+        if host is not None:
+            _wait(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
+
+    async def aflush(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
+        """As `flush`, without blocking the event loop."""
+        host = self._open_host()
+        if host is not None:
+            await _await(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
+
+    def refresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
+        """Return when everything in the central store at the time of the call is visible here.
+
+        Also sessions that were never used here. `timeout` in seconds, then `SyncTimeout`.
+        """
+        host = self._waitable_host("refresh")
+        if host is not None:
+            _wait(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
+
+    async def arefresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
+        """As `refresh`, without blocking the event loop."""
+        host = self._open_host()
+        if host is not None:
+            await _await(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
+
+    def status(self) -> StoreStatus:
+        """How this store and the central store stand to each other now."""
+        self._check_open()
+        waiting = list(patiently(self._log.backlog).values())
+        oldest = min((backlog.oldest for backlog in waiting), default=None)
+        sync = self._sync_status()
+        synced_at = sync.last_synced_at if sync else None
+        return StoreStatus(
+            state=sync.state if sync else "local",
+            pending_changes=sum(backlog.changes for backlog in waiting),
+            pending_bytes=sum(backlog.bytes for backlog in waiting),
+            oldest_pending_seconds=None if oldest is None else max(0.0, time.time() - oldest),
+            last_synced_at=_utc(synced_at),
+            last_error=sync.last_error if sync else None,
+            clock_offset=sync.clock_offset if sync else None,
+            quarantined=sync.quarantined if sync else 0,
+            leader=bool(self._host and self._host.leads),
+            remote=self._remote,
+            replica_id=self.replica_id,
+            path=str(self.path),
+        )
+
+    def synced_at(self, key: SessionKey) -> datetime | None:
+        """See `Session.synced_at`."""
+        return _utc(self._synced.get(key))
+
+    # The end.
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Send what is pending (`timeout` seconds at most), stop the worker, release the directory.
+
+        What could not be sent stays on disk and goes up when the store is opened again. Every call after this raises
+        `StoreClosed`; closing twice is fine.
+        """
+        if self._closed:
+            return
+        host = self._waitable_host("close")
+        if host is not None:
+            self._flush_gently(host, timeout)
+            host.close()
+        self._release()
+
+    async def aclose(self, timeout: float = 5.0) -> None:
+        """As `close`, without blocking the event loop."""
+        if self._closed:
+            return
+        if self._host is not None:
+            await self._aflush_gently(self._host, timeout)
+            await self._host.aclose()
+        await asyncio.to_thread(self._release)
+
+    def flush_gently(self, session_id: str, timeout: float = 5.0) -> None:
+        """Send what is pending in a session if that can be done now; log it if not."""
+        host = self._waitable_host("flush")
+        if host is not None:
+            self._flush_gently(host, timeout, session_id)
+
+    async def aflush_gently(self, session_id: str, timeout: float = 5.0) -> None:
+        """As `flush_gently`, without blocking the event loop."""
+        host = self._open_host()
+        if host is not None:
+            await self._aflush_gently(host, timeout, session_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Store {str(self.path)!r} with {self._remote or 'no central store'}>"
+
+    # What sessions are made of.
+
+    def read(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        """What a look at a session, brought up to date, finds."""
+        self._check_open()
+        return patiently(partial(self._look, key, session_id, look))
+
+    async def read_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        """As `read`; a session that takes long to load is loaded off the event loop."""
+        self._check_open()
+        run = self._writer.run_aside if self._views.get(key, session_id).is_costly() else self._writer.run
+        return await run(partial(self._look, key, session_id, look))
+
+    def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
+        """Carry out what a plan decides; returns when it is on disk."""
+        self._check_open()
+        patiently(partial(self._write, key, session_id, plan, fresh))
+
+    async def write_soon(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
+        """As `write`; a busy directory is waited for off the event loop."""
+        self._check_open()
+        await self._writer.run(partial(self._write, key, session_id, plan, fresh))
+
+    def hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
+        """Before the first read of a session that was never here: ask the central store, if it can be reached."""
+        host = self._host
+        if host is None or not self._must_hydrate(host, key, session_id, timeout) or not host.may_wait_here():
+            return
+        try:
+            _wait(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
+        except LocalFirstError as error:
+            _logger.debug("session %r was not fetched: %s", session_id, error)
+        self._views.get(key, session_id).hydrated = True
+
+    async def hydrate_soon(self, key: SessionKey, session_id: str, timeout: float) -> None:
+        """As `hydrate`, without blocking the event loop."""
+        host = self._host
+        if host is None or not self._must_hydrate(host, key, session_id, timeout):
+            return
+        try:
+            await _await(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
+        except LocalFirstError as error:
+            _logger.debug("session %r was not fetched: %s", session_id, error)
+        self._views.get(key, session_id).hydrated = True
+
+    def _look(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        view = self._views.get(key, session_id)
+        with view.lock:
+            return look(view.refresh())
+
+    def _write(self, key: SessionKey, session_id: str, plan: Plan, fresh: bool) -> None:
+        if self._views.get(key, session_id).write(plan, fresh=fresh) and self._host is not None:
+            self._host.wake()
+
+    def _must_hydrate(self, host: Host, key: SessionKey, session_id: str, timeout: float) -> bool:
+        self._check_open()
+        view = self._views.get(key, session_id)
+        if view.hydrated or timeout <= 0 or not host.fetches or host.status.state in ("offline", "blocked"):
+            return False
+        patiently(partial(self._look, key, session_id, lambda fold: fold.seq))
+        view.hydrated = view.head.generation is not None
+        return not view.hydrated
+
+    def _make_view(self, key: SessionKey, session_id: str) -> View:
+        head = Head(self.namespace, session_id)
+        return View(self._log, self.replica_id, self._clock, key, head, partial(self.listeners.any_for, key))
+
+    def _info(self, key: SessionKey, session_id: str) -> SessionInfo:
+        view = self._views.get(key, session_id)
+
+        def look(fold: Fold) -> SessionInfo:
+            synced = "local" if view.head.generation is None else "synced"
+            return SessionInfo(
+                session_id=session_id,
+                items=len(fold.items),
+                bytes=sum(len(item.data) for item in fold.items),
+                updated_at=view.updated_at,
+                expires_at=None,
+                pending=fold.pending,
+                state="pending" if fold.pending and self._host is not None else synced,
+            )
+
+        return patiently(partial(self._look, key, session_id, look))
+
+    # What the worker tells.
+
+    def _on_settled(self, settled: Settled) -> None:
+        """In the worker's thread: changes of others have come, or ours were admitted."""
+        key, before, after = settled
+        self._synced[key] = time.time()
+        if not self.listeners.any_for(key):
+            return
+        for event, arguments in patiently(partial(self._news, key, before)):
+            self.listeners.emit(key, after.session_id, event, *arguments)
+        if after.acked > before.acked and after.acked >= self._log.last_counter(key):
+            self.listeners.emit(key, after.session_id, SessionEvent.SYNCED)
+
+    def _news(self, key: SessionKey, before: Head) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
+        view = self._views.get(key, before.session_id)
+        with view.lock:
+            if not view.loaded:
+                view.refresh(until=before.seq)
+            fold = view.refresh()
+            effects = list(view.effects)
+            view.effects.clear()
+            return news_of(effects, fold)
+
+    # Inside.
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed(f"the store at {self.path} is closed: open it again with localfirst.open()")
+
+    def _open_host(self) -> Host | None:
+        self._check_open()
+        return self._host
+
+    def _waitable_host(self, call: str) -> Host | None:
+        host = self._open_host()
+        if host is not None and not host.may_wait_here():
+            raise ConfigurationError(
+                f'{call}() would stop the loop that syncs (worker="task"): await a{call}() instead'
+            )
+        return host
+
+    def _connector(self, remote: str | None) -> Callable[[], CentralStore] | None:
+        if remote is None:
+            return None
+        from sync.central import connect, describe
+
+        connect(remote, self.namespace)  # Connects to nothing yet, but tells now if the URL can't work.
+        self._remote = describe(remote)
+        return partial(connect, remote, self.namespace)
+
+    def _make_host(self, connect: Callable[[], CentralStore], kind: WorkerKind, poll: float, pace: float) -> Host:
+        from sync.host import RequestHost, TaskHost, ThreadHost
+        from sync.worker import Options, Worker
+
+        options = Options(poll_interval=poll, sync_interval=pace)
+
+        def make() -> Worker:
+            return Worker(self.path, self._log, connect(), self.namespace, options, self._on_settled)
+
+        if kind == "none":
+            return RequestHost(make)
+        return TaskHost(make) if kind == "task" else ThreadHost(make)
+
+    def _sync_status(self) -> SyncStatus | None:
+        if self._host is None:
+            return None
+        from sync.leader import is_led
+        from sync.status import published
+
+        if not self._host.leads and is_led(self.path):
+            return published(self.path) or self._host.status
+        return self._host.status
+
+    def _what_is_left(self) -> str:
+        waiting = patiently(self._log.backlog).values()
+        return (
+            f"{sum(backlog.changes for backlog in waiting)} changes of {len(waiting)} sessions are not in"
+            f" {self._remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
+        )
+
+    def _what_is_missing(self) -> str:
+        return f"not everything in {self._remote} is here yet{self._why()}; sync goes on"
+
+    def _why(self) -> str:
+        status = self._host.status if self._host else None
+        return f" ({status.last_error})" if status and status.last_error else ""
+
+    def _flush_gently(self, host: Host, timeout: float, session_id: str | None = None) -> None:
+        try:
+            _wait(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
+        except LocalFirstError as error:
+            _logger.warning("%s was not flushed: %s", self.path, error)
+
+    async def _aflush_gently(self, host: Host, timeout: float, session_id: str | None = None) -> None:
+        try:
+            await _await(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
+        except LocalFirstError as error:
+            _logger.warning("%s was not flushed: %s", self.path, error)
+
+    def _release(self) -> None:
+        self._closed = True
+        _stores.discard(self)
+        self._writer.close()
+        self._log.rows.close()
+
+    def _forked(self) -> None:
+        """In a child process: threads did not come along, and locks may have been held by them."""
+        self._prepare()
+        self._clock = HybridClock()
+        self.listeners.forked()
+        if self._host is not None:
+            self._host.forked()
+
+
+def _forked() -> None:
+    for store in list(_stores):
+        store._forked()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def news_of(effects: list[Effect], fold: Fold) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
+    """Events, with their arguments, that tell of changes of other replicas."""
+    news: list[tuple[SessionEvent, tuple[Any, ...]]] = []
+    added = [item.data for effect in effects for item in effect.added]
+    if added:
+        news.append((SessionEvent.REMOTE_CHANGED, (jsonvalue.decode_each(added),)))
+    for effect in effects:
+        if effect.removed is not None:
+            news.append((SessionEvent.MESSAGE_REMOVED, (jsonvalue.decode(effect.removed.data),)))
+        if effect.cleared:
+            news.append((SessionEvent.SESSION_CLEARED, ()))
+        if effect.key is not None:
+            register = fold.metadata.get(effect.key)
+            value = None if register is None or register.value is None else jsonvalue.decode(register.value)
+            news.append((SessionEvent.METADATA_CHANGED, (effect.key, value)))
+        if effect.conflict is not None:
+            news.append((SessionEvent.CONFLICT_RESOLVED, (effect.conflict,)))
+    return news
+
+
+def _wait(future: Future[None], timeout: float | None, what: Callable[[], str]) -> None:
+    try:
+        future.result(timeout)
+    except FutureTimeout:
+        if future.done():
+            raise
+        future.cancel()
+        raise SyncTimeout(f"after {timeout} s, {what()}") from None
+
+
+async def _await(future: Future[None], timeout: float | None, what: Callable[[], str]) -> None:
+    try:
+        await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+    except asyncio.TimeoutError:
+        raise SyncTimeout(f"after {timeout} s, {what()}") from None
+
+
+def _utc(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)
+
+
+def _check_options(namespace: str, worker: str, durability: str, poll_interval: float, sync_interval: float) -> None:
+    if not isinstance(namespace, str) or not namespace or "\0" in namespace:
+        raise ConfigurationError(f"namespace is a string that is not empty and has no NUL, not {namespace!r}")
+    if worker not in ("thread", "task", "none"):
+        raise ConfigurationError(f'worker is "thread", "task" or "none", not {worker!r}')
+    if durability not in ("normal", "full"):
+        raise ConfigurationError(f'durability is "normal" or "full", not {durability!r}')
+    if not poll_interval > 0 or not sync_interval >= 0:
+        raise ConfigurationError("poll_interval is more than 0 seconds, and sync_interval not less than 0")

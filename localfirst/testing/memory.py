@@ -1,0 +1,167 @@
+"""A central store in memory, for tests and the simulator. Stores that share a server meet, as on a real one.
+
+server = MemoryServer()
+here, there = MemoryStore(server), MemoryStore(server)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from localfirst.change import EMPTY_DIGEST, check_session_id, extend_digest, new_id
+from localfirst.errors import RemoteUnavailable, RemoteVersionError
+from sync.central.base import (
+    FORMAT_VERSION,
+    CentralStore,
+    Head,
+    Hint,
+    Identity,
+    LogEntry,
+    Pulled,
+    Pushed,
+    PushStatus,
+    Run,
+    Want,
+)
+
+
+def wall_clock() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class _Session:
+    generation: str
+    log: list[LogEntry] = field(default_factory=list)
+    acked: dict[str, int] = field(default_factory=dict)
+    digest: int = EMPTY_DIGEST
+
+    @property
+    def head(self) -> Head:
+        return Head(self.generation, len(self.log), self.digest)
+
+
+@dataclass
+class _Namespace:
+    store_id: str = field(default_factory=new_id)
+    format: int = FORMAT_VERSION
+    sessions: dict[str, _Session] = field(default_factory=dict)
+    watchers: set[asyncio.Queue[Hint | None]] = field(default_factory=set)
+
+
+class MemoryServer:
+    """What several stores share. `now` is its clock, in Unix milliseconds."""
+
+    def __init__(self, now: Callable[[], int] = wall_clock) -> None:
+        self.now = now
+        self._namespaces: dict[str, _Namespace] = defaultdict(_Namespace)
+
+    def namespace(self, name: str) -> _Namespace:
+        """The state of one namespace, made when it is first asked for."""
+        return self._namespaces[name]
+
+    def wipe(self) -> None:
+        """Lose everything, as a server does whose disk was replaced."""
+        self._namespaces.clear()
+
+
+class MemoryStore(CentralStore):
+    """One namespace of a `MemoryServer`; by default of one of its own."""
+
+    def __init__(self, server: MemoryServer | None = None, namespace: str = "default") -> None:
+        self.server = server or MemoryServer()
+        self._name = namespace
+        self._queues: set[asyncio.Queue[Hint | None]] = set()
+
+    @property
+    def _state(self) -> _Namespace:
+        return self.server.namespace(self._name)
+
+    async def identify(self) -> Identity:
+        if self._state.format > FORMAT_VERSION:
+            raise RemoteVersionError
+        return Identity(self._state.store_id, self._state.format, self.server.now())
+
+    async def push(self, runs: Sequence[Run]) -> list[Pushed]:
+        return [self._push(check_session_id(run.session_id), run) for run in runs]
+
+    def _push(self, session_id: str, run: Run) -> Pushed:
+        session = self._state.sessions.get(session_id)
+        acked = session.acked.get(run.origin, 0) if session else 0
+        refusal = _refusal(session, run, acked)
+        if refusal:
+            return self._pushed(refusal, session or _Session(""), run, 0)
+        session = self._state.sessions.setdefault(session_id, _Session(run.generation))
+        rest = run.changes[acked + 1 - run.first :]
+        if rest:
+            now = self._now_in(session)
+            session.log += [LogEntry(seq, now, data) for seq, data in enumerate(rest, len(session.log) + 1)]
+            session.digest = extend_digest(session.digest, rest)
+            session.acked[run.origin] = acked + len(rest)
+            for queue in self._state.watchers:
+                queue.put_nowait(Hint(session_id, session.generation, len(session.log)))
+        return self._pushed(PushStatus.OK, session, run, len(rest))
+
+    def _pushed(self, status: PushStatus, session: _Session, run: Run, admitted: int) -> Pushed:
+        acked = session.acked.get(run.origin, 0)
+        return Pushed(status, session.generation, acked, admitted, *session.head[1:], self._now_in(session))
+
+    def _now_in(self, session: _Session) -> int:
+        """The clock, which may step back; the times in one log don't."""
+        return max([self.server.now(), *(entry.admitted_at for entry in session.log[-1:])])
+
+    async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
+        return [self._pull(want, max_bytes) for want in wants]
+
+    def _pull(self, want: Want, max_bytes: int) -> Pulled:
+        session = self._state.sessions.get(check_session_id(want.session_id))
+        if session is None:
+            return Pulled(None, False, [])
+        after = 0 if want.generation is None else want.after
+        if want.generation not in (None, session.generation) or after > len(session.log):
+            return Pulled(session.head, True, [])
+        page: list[LogEntry] = []
+        for entry in session.log[after:]:
+            if page and max_bytes <= 0:
+                break
+            page.append(entry)
+            max_bytes -= len(entry.data)
+        return Pulled(session.head, False, page)
+
+    async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
+        found = [self._state.sessions.get(check_session_id(session_id)) for session_id in session_ids]
+        return [session.head if session else None for session in found]
+
+    async def sessions(self, after: str, limit: int) -> list[str]:
+        return sorted(session_id for session_id in self._state.sessions if session_id > after)[: max(0, limit)]
+
+    async def watch(self) -> AsyncGenerator[Hint | None, None]:
+        queue: asyncio.Queue[Hint | None] = asyncio.Queue()
+        watchers = self._state.watchers
+        watchers.add(queue)
+        self._queues.add(queue)
+        try:
+            yield None
+            while (hint := await queue.get()) is not None:
+                yield hint
+            raise RemoteUnavailable("the store was closed")
+        finally:
+            watchers.discard(queue)
+            self._queues.discard(queue)
+
+    async def close(self) -> None:
+        for queue in self._queues:
+            queue.put_nowait(None)
+
+
+def _refusal(session: _Session | None, run: Run, acked: int) -> PushStatus | None:
+    if not run.fresh and session is None:
+        return PushStatus.MISSING
+    if not run.fresh and session and session.generation != run.generation:
+        return PushStatus.GENERATION
+    return PushStatus.GAP if run.first > acked + 1 else None

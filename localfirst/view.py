@@ -1,0 +1,188 @@
+"""What an agent sees of a session, kept in memory and brought up to date from new rows only.
+
+A view belongs to a process; many processes, threads and event loops may have one of the same session. It is checked
+against the disk by SQLite's `data_version` and never trusted beyond it. Its lock is held for one small commit at most,
+and never while waiting for anything.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import Final
+
+from localfirst.change import MAIN_BRANCH, Admitted, Change, decode_change
+from localfirst.clock import HybridClock, unpack_ms
+from localfirst.errors import LocalFirstError, StoreCorrupt
+from localfirst.fold import Effect, Fold
+from localfirst.log import Head, Log, Page, SessionKey
+
+DEFAULT_VIEWS_BYTES: Final = 64 * 2**20
+_ITEM_OVERHEAD: Final = 200  # What an item costs in memory beside its own bytes.
+
+Step = tuple[str, bytes]
+"""Kind and body of a change that is about to be made."""
+Plan = Callable[[Fold], Sequence[Step]]
+"""Decides, looking at what is visible, which changes to make; none at all is fine."""
+
+
+class View:
+    """One session as this process sees it. Every call may raise `StoreBusy`; then it has done nothing."""
+
+    def __init__(
+        self, log: Log, replica_id: str, clock: HybridClock, key: SessionKey, head: Head, listening: Callable[[], bool]
+    ) -> None:
+        self.lock = threading.Lock()
+        self.fold = Fold()
+        self.size = 0
+        """Bytes of memory, roughly."""
+        self.hydrated = False
+        """Whether the central store was asked, or need not be."""
+        self.effects: deque[Effect] = deque(maxlen=10_000)
+        """What changes of other replicas did, for those who listen; filled while `listening()`."""
+        self.loaded = False
+        self._listening = listening
+        self._log = log
+        self._replica_id = replica_id
+        self._clock = clock
+        self._key = key
+        self._head = head
+        self._exists = False
+        self._counter = 0
+        self._checked: dict[int, int] = {}
+
+    @property
+    def head(self) -> Head:
+        """As of the last look at the disk."""
+        return self._head
+
+    def refresh(self, *, until: int | None = None) -> Fold:
+        """What is visible now. Hold `lock`. With `until`, pages that begin after that seq are left for later."""
+        serial, version = self._log.rows.version()
+        if self._checked.get(serial) == version:
+            return self.fold
+        rest = self._log.rest(self._key, self.fold.seq, self._counter, self._head.epoch)
+        if rest.head is not None:
+            if rest.head.epoch != self._head.epoch:
+                self._forget()
+            self._exists, self._head = True, rest.head
+            pages = rest.pages if until is None else [page for page in rest.pages if page.first <= until]
+            try:
+                self._take(pages, {change.counter: change for change in rest.changes})
+            except LocalFirstError:
+                self._forget()  # Half folded: the next look begins from nothing.
+                raise
+        self.loaded = True
+        if until is None:
+            self._checked[serial] = version
+        return self.fold
+
+    def write(self, plan: Plan, *, fresh: bool) -> list[Change]:
+        """Make the changes that a plan decides on, all or none, and show them. `fresh`: it must see the newest state."""
+        with self.lock:
+            if fresh or not self.loaded:
+                self.refresh()
+            while True:
+                changes = self._number(plan(self.fold))
+                if not changes:
+                    return []
+                if not self._exists:
+                    self._log.create(self._key, self._head)
+                    self._exists = True
+                if self._log.append(self._key, changes):
+                    break
+                self.refresh()  # Another process or thread was faster.
+            for change in changes:
+                self._show(change)
+            return changes
+
+    def is_costly(self) -> bool:
+        """Whether the next look at it reads so much that an event loop should not wait for it."""
+        return not self.loaded and self._log.is_long(self._key)
+
+    @property
+    def updated_at(self) -> datetime | None:
+        """When the newest change was made, by its author's clock."""
+        ms = unpack_ms(self.fold.time)
+        return datetime.fromtimestamp(ms / 1000, timezone.utc) if ms else None
+
+    def _number(self, steps: Sequence[Step]) -> list[Change]:
+        base, now = self.fold.seq, self._clock.now
+        return [
+            Change(self._replica_id, self._counter + place, now(), base, MAIN_BRANCH, kind, body)
+            for place, (kind, body) in enumerate(steps, start=1)
+        ]
+
+    def _show(self, change: Change) -> None:
+        self.fold.pend(change)
+        self._counter = change.counter
+        self.size += len(change.body) + _ITEM_OVERHEAD
+
+    def _take(self, pages: list[Page], own: dict[int, Change]) -> None:
+        entries = [entry for page in pages for entry in self._entries(page, own)]
+        if entries:
+            effects = self.fold.admit(entries)
+            if self.loaded and self._listening():
+                self.effects += [effect for effect in effects if effect.change.origin != self._replica_id]
+            self.size += sum(len(entry.change.body) + _ITEM_OVERHEAD for entry in entries)
+        folded = self.fold.counter(self._replica_id)
+        self._counter = max(self._counter, folded)
+        for counter in sorted(own):
+            if counter > folded:
+                self._show(own[counter])
+        self._clock.observe(self.fold.time)
+
+    def _entries(self, page: Page, own: dict[int, Change]) -> list[Admitted]:
+        entries = [Admitted(entry.seq, entry.admitted_at, decode_change(entry.data)) for entry in page.foreign]
+        for first in page.own:
+            for place in range(first.count):
+                change = own.get(first.counter + place) or self.fold.pending_change(first.counter + place)
+                if change is None:
+                    raise StoreCorrupt(
+                        f"session {self._head.session_id!r}: change {first.counter + place} made here was admitted,"
+                        " but is not on disk any more"
+                    )
+                entries.append(Admitted(first.seq + place, first.admitted_at, change))
+        entries.sort()
+        return entries
+
+    def _forget(self) -> None:
+        self.fold, self._counter, self.size, self.loaded = Fold(), 0, 0, False
+        self._checked.clear()
+
+
+class Views:
+    """The views of a store; the least recently used ones go when they take more memory than allowed."""
+
+    def __init__(self, make: Callable[[SessionKey, str], View], limit: int = DEFAULT_VIEWS_BYTES) -> None:
+        self._make = make
+        self._limit = limit
+        self._views: OrderedDict[SessionKey, View] = OrderedDict()
+        self._lock = threading.Lock()
+        self._calls = 0
+
+    def get(self, key: SessionKey, session_id: str) -> View:
+        """The view of a session. Use it for one call and get it again for the next."""
+        with self._lock:
+            view = self._views.get(key)
+            if view is None:
+                view = self._views[key] = self._make(key, session_id)
+            else:
+                self._views.move_to_end(key)
+            self._calls += 1
+            if self._calls % 256 == 0:
+                self._shrink()
+            return view
+
+    def drop(self, key: SessionKey) -> None:
+        """Forget a view: the next `get` reads it from disk again."""
+        with self._lock:
+            self._views.pop(key, None)
+
+    def _shrink(self) -> None:
+        total = sum(view.size + 1000 for view in self._views.values())
+        while total > self._limit and len(self._views) > 1:
+            _, view = self._views.popitem(last=False)
+            total -= view.size + 1000

@@ -1,0 +1,56 @@
+"""Writes that find the directory locked by another process: waited for off the event loop, and kept in order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from localfirst.errors import StoreBusy
+from localfirst.rows import patiently
+
+T = TypeVar("T")
+
+
+class Writer:
+    """Runs small local calls for coroutines: at once when that is possible, else in a thread, first come first served."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="localfirst-write")
+        self._lock = threading.Lock()
+        self._queued = 0
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run a call that may raise `StoreBusy`. If the caller is cancelled, the call is finished first."""
+        if not self._queued:
+            try:
+                return call()
+            except StoreBusy:
+                pass  # Somebody else is writing. The loop must not wait for that.
+        return await self.run_aside(call)
+
+    async def run_aside(self, call: Callable[[], T]) -> T:
+        """As `run`, in the thread at once: for calls that take long."""
+        self._count(1)
+        future = self._executor.submit(patiently, call)
+        future.add_done_callback(lambda _: self._count(-1))
+        return await _finished(future)
+
+    def close(self) -> None:
+        """Finish what is queued."""
+        self._executor.shutdown(wait=True)
+
+    def _count(self, by: int) -> None:
+        with self._lock:
+            self._queued += by
+
+
+async def _finished(future: Future[T]) -> T:
+    waiting = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        await asyncio.wait([waiting])
+        raise

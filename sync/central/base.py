@@ -1,0 +1,149 @@
+"""The central store as everything else sees it: a dumb log that puts changes in order and never looks into them.
+
+A backend is one class with these methods. All of them are coroutines of one event loop, safe to run at once, and take
+batches over sessions, because a round trip costs more than anything that is done in it. They raise
+`RemoteUnavailable` (try again), `ConfigurationError` (credentials, TLS, privileges: somebody must act) or
+`RemoteVersionError`, and nothing of the libraries underneath. `localfirst.testing.conformance` checks a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+FORMAT_VERSION = 1
+"""Of what a central store holds. A store with a greater number is left alone."""
+
+
+class Identity(NamedTuple):
+    """Which store this is."""
+
+    store_id: str
+    """Random, made with the store: another server, or an emptied one, has another."""
+    format: int
+    now: int
+    """The store's clock, Unix milliseconds."""
+
+
+class Run(NamedTuple):
+    """Consecutive changes of one origin to one session, admitted as one unit."""
+
+    session_id: str
+    generation: str
+    fresh: bool
+    """True: the sender has no cursor. A missing session is created with `generation`; one that exists takes the run,
+    whatever its generation. False: the session must exist with `generation`."""
+    origin: str
+    first: int
+    """Counter of the first change."""
+    changes: Sequence[bytes]
+    """Wire encoding; not empty."""
+
+
+class PushStatus(Enum):
+    OK = "ok"
+    """All of the run is in the log, now or since an earlier push."""
+    GAP = "gap"
+    """`first` is greater than acked + 1: changes before it are missing. Nothing was admitted."""
+    GENERATION = "generation"
+    """The session has another generation. Nothing was admitted."""
+    MISSING = "missing"
+    """There is no such session. Nothing was admitted."""
+
+
+class Pushed(NamedTuple):
+    """What became of a run. The numbers describe the session after it; zero and empty when it is missing."""
+
+    status: PushStatus
+    generation: str
+    acked: int
+    """The highest counter of the run's origin in the log."""
+    admitted: int
+    """How many changes this very push added: the last `admitted` of the run, at the end of the log."""
+    head: int
+    digest: int
+    admitted_at: int
+    """The store's clock, Unix milliseconds."""
+
+
+class Head(NamedTuple):
+    """The end of a session's log."""
+
+    generation: str
+    seq: int
+    digest: int
+    """Of the whole log up to `seq`, as `localfirst.change.extend_digest` makes it."""
+
+
+class Want(NamedTuple):
+    """What a puller has: everything up to `after` of `generation`. None: nothing."""
+
+    session_id: str
+    generation: str | None
+    after: int
+
+
+class LogEntry(NamedTuple):
+    """A change in the log; wire encoding, unchecked."""
+
+    seq: int
+    admitted_at: int
+    data: bytes
+
+
+class Pulled(NamedTuple):
+    """One page of one session's log."""
+
+    head: Head | None
+    """None: there is no such session."""
+    resync: bool
+    """The want does not fit the log (another generation, or `after` beyond its end): `entries` is empty, and the
+    puller must begin again from nothing."""
+    entries: list[LogEntry]
+    """Consecutive from `after + 1`. The last has `seq == head.seq` unless the page was full."""
+
+
+class Hint(NamedTuple):
+    """A session moved: its log of this generation reached at least `seq`."""
+
+    session_id: str
+    generation: str
+    seq: int
+
+
+class CentralStore(Protocol):
+    """One namespace of one central store."""
+
+    async def identify(self) -> Identity:
+        """Connect, create what is missing, and tell which store this is. Called first, and again after errors.
+        Raises `RemoteVersionError` if the store's format is newer than `FORMAT_VERSION`."""
+        ...
+
+    async def push(self, runs: Sequence[Run]) -> list[Pushed]:
+        """Admit runs, each in one atomic step: drop what the log already has (counter <= acked), refuse a gap, append
+        the rest contiguously, remember acked, advance head and digest, hint to watchers. Results in order."""
+        ...
+
+    async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
+        """A page of each session's log after what the puller has; at least one entry each if there is any, and not
+        many more than `max_bytes` of changes for each. Results in order."""
+        ...
+
+    async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
+        """Where each log ends; None for a session that is missing. One round trip. Results in order."""
+        ...
+
+    async def sessions(self, after: str, limit: int) -> list[str]:
+        """Up to `limit` ids of sessions in this namespace that are greater than `after` by code point, ascending."""
+        ...
+
+    def watch(self) -> AsyncIterator[Hint | None]:
+        """Which sessions moved: hints may be lost, doubled or late. Yields None when it has begun to listen, and
+        whenever it may have missed some. Ends with `RemoteUnavailable` when the connection breaks, and at once in a
+        store without hints."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections. Closing twice is fine."""
+        ...

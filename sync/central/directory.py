@@ -1,0 +1,231 @@
+"""A directory as central store: on the same engine as the local side, for one machine or a shared local disk.
+
+Not for network file systems: SQLite's locks do not work there. It has no hints; replicas poll.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from localfirst.change import EMPTY_DIGEST, check_session_id, extend_digest, new_id
+from localfirst.clock import wall_ms
+from localfirst.errors import (
+    ConfigurationError,
+    LocalFirstError,
+    RemoteRejected,
+    RemoteUnavailable,
+    RemoteVersionError,
+    StoreBusy,
+)
+from localfirst.rows import Rows
+from sync.central.base import (
+    FORMAT_VERSION,
+    Head,
+    Hint,
+    Identity,
+    LogEntry,
+    Pulled,
+    Pushed,
+    PushStatus,
+    Run,
+    Want,
+)
+from sync.retry import patiently
+
+T = TypeVar("T")
+
+_STORE: Final = b"store"
+_HEAD: Final = b"h"
+_ENTRY: Final = b"l"
+_PAGE_ROWS: Final = 256
+
+
+class _Identity(msgspec.Struct, array_like=True):
+    format: int
+    store_id: str
+
+
+class _Session(msgspec.Struct, array_like=True):
+    """The head row of a session, key `h <namespace> <session id>`."""
+
+    generation: str
+    seq: int = 0
+    digest: int = EMPTY_DIGEST
+    admitted_at: int = 0
+    acked: dict[str, int] = {}
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    """A row of a log, key `l <namespace and session> <seq>`."""
+
+    admitted_at: int
+    data: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_identity_decoder = msgspec.msgpack.Decoder(_Identity)
+_session_decoder = msgspec.msgpack.Decoder(_Session)
+_entry_decoder = msgspec.msgpack.Decoder(_Entry)
+
+
+class DirectoryStore:
+    """`CentralStore` in a directory, `file:///directory`."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        parts = urlsplit(url)
+        path = unquote(parts.path)
+        if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
+            raise ConfigurationError("a directory as central store is given as file:///absolute/path")
+        self._directory = Path(path)
+        self._namespace = blake2b(namespace.encode(), digest_size=16).digest()
+        self._opened: Rows | None = None
+
+    @property
+    def _rows(self) -> Rows:
+        if self._opened is None:
+            self._opened = Rows(self._directory)
+        return self._opened
+
+    async def identify(self) -> Identity:
+        return await self._run(self._identify)
+
+    def _identify(self) -> Identity:
+        with self._rows.transaction():
+            found = self._rows.get(_STORE)
+            identity = _Identity(FORMAT_VERSION, new_id()) if found is None else _identity_decoder.decode(found)
+            if found is None:
+                self._rows.put(_STORE, _encode(identity))
+        if identity.format > FORMAT_VERSION:
+            raise RemoteVersionError(
+                f"{self._directory} has format {identity.format}, this localfirst knows {FORMAT_VERSION}: upgrade it"
+            )
+        return Identity(identity.store_id, identity.format, wall_ms())
+
+    async def push(self, runs: Sequence[Run]) -> list[Pushed]:
+        return [await self._run(partial(self._push, run)) for run in runs]
+
+    def _push(self, run: Run) -> Pushed:
+        key = self._head_key(run.session_id)
+        with self._rows.transaction():
+            session = self._session(key)
+            if session is None and not run.fresh:
+                return Pushed(PushStatus.MISSING, "", 0, 0, 0, EMPTY_DIGEST, wall_ms())
+            session = session or _Session(run.generation)
+            acked = session.acked.get(run.origin, 0)
+            status = _refusal(run, session, acked)
+            fresh = [] if status else list(run.changes[acked + 1 - run.first :])
+            if fresh:
+                session.admitted_at = max(wall_ms(), session.admitted_at)
+                for data in fresh:
+                    session.seq += 1
+                    self._rows.insert(self._entry_key(run.session_id, session.seq), _entry(session.admitted_at, data))
+                session.digest = extend_digest(session.digest, fresh)
+                session.acked[run.origin] = acked = acked + len(fresh)
+                self._rows.put(key, _encode(session))
+            return Pushed(
+                status or PushStatus.OK,
+                session.generation,
+                acked,
+                len(fresh),
+                session.seq,
+                session.digest,
+                session.admitted_at or wall_ms(),
+            )
+
+    async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
+        return [await self._run(partial(self._pull, want, max_bytes)) for want in wants]
+
+    def _pull(self, want: Want, max_bytes: int) -> Pulled:
+        with self._rows.snapshot():
+            session = self._session(self._head_key(want.session_id))
+            if session is None:
+                return Pulled(None, False, [])
+            head = Head(session.generation, session.seq, session.digest)
+            if want.generation not in (None, session.generation) or want.after > session.seq:
+                return Pulled(head, True, [])
+            return Pulled(head, False, self._entries(want, session.seq, max_bytes))
+
+    def _entries(self, want: Want, last: int, max_bytes: int) -> list[LogEntry]:
+        entries: list[LogEntry] = []
+        seq, size = want.after, 0
+        while seq < last and size < max_bytes:
+            rows = self._rows.range(
+                self._entry_key(want.session_id, seq + 1), self._entry_key(want.session_id, last + 1), _PAGE_ROWS
+            )
+            for row_key, value in rows:
+                seq += 1
+                if int.from_bytes(row_key[-8:], "big") != seq:
+                    raise RemoteRejected(f"{self._directory}: the log of {want.session_id!r} has no seq {seq}")
+                entry = _entry_decoder.decode(value)
+                entries.append(LogEntry(seq, entry.admitted_at, entry.data))
+                size += len(entry.data)
+                if size >= max_bytes:
+                    break
+            if not rows:
+                raise RemoteRejected(f"{self._directory}: the log of {want.session_id!r} ends before its head {last}")
+        return entries
+
+    async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
+        return await self._run(partial(self._heads, session_ids))
+
+    def _heads(self, session_ids: Sequence[str]) -> list[Head | None]:
+        found = [self._session(self._head_key(session_id)) for session_id in session_ids]
+        return [session and Head(session.generation, session.seq, session.digest) for session in found]
+
+    async def sessions(self, after: str, limit: int) -> list[str]:
+        return await self._run(partial(self._sessions, after, limit))
+
+    def _sessions(self, after: str, limit: int) -> list[str]:
+        prefix = _HEAD + self._namespace
+        rows = self._rows.range(prefix + after.encode() + b"\0", prefix + b"\xff", limit)
+        return [row_key[len(prefix) :].decode() for row_key, _ in rows]
+
+    async def watch(self) -> AsyncIterator[Hint | None]:
+        return
+        yield
+
+    async def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _session(self, key: bytes) -> _Session | None:
+        value = self._rows.get(key)
+        return None if value is None else _session_decoder.decode(value)
+
+    def _head_key(self, session_id: str) -> bytes:
+        return _HEAD + self._namespace + check_session_id(session_id).encode()
+
+    def _entry_key(self, session_id: str, seq: int) -> bytes:
+        name = blake2b(self._namespace + session_id.encode(), digest_size=16).digest()
+        return _ENTRY + name + seq.to_bytes(8, "big")
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        """What goes wrong with this directory is the central store's trouble, not the local one's."""
+        try:
+            return await patiently(call)
+        except (ConfigurationError, RemoteRejected, RemoteVersionError):
+            raise
+        except StoreBusy as error:
+            raise RemoteUnavailable(f"the central store {self._directory} is locked by another process") from error
+        except LocalFirstError as error:
+            raise RemoteUnavailable(f"the central store can't be used: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RemoteRejected(f"the central store {self._directory} holds what can't be decoded: {error}") from error
+
+
+def _refusal(run: Run, session: _Session, acked: int) -> PushStatus | None:
+    if not run.fresh and run.generation != session.generation:
+        return PushStatus.GENERATION
+    return PushStatus.GAP if run.first > acked + 1 else None
+
+
+def _entry(admitted_at: int, data: bytes) -> bytes:
+    return _encode(_Entry(admitted_at, data))

@@ -1,0 +1,122 @@
+"""Changes as columns and back, and runs on their way there: checked, and cut into batches for one statement each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+from localfirst.change import Change, change_hashes, decode_change, encode_change
+from localfirst.errors import MalformedChange, RemoteRejected
+from sync.central.base import Run
+
+MAX_BATCH_BYTES: Final = 1 << 20
+"""Of changes in one statement, unless one run has more: keeps locks short, and slow lines within the timeout."""
+MAX_BATCH_RUNS: Final = 1000
+MAX_BIGINT: Final = (1 << 63) - 1
+_KIND: Final = Change.__struct_fields__.index("kind")
+
+
+class Row(NamedTuple):
+    """A change as columns."""
+
+    time: int | None
+    base: int | None
+    branch: str | None
+    kind: str | None
+    """None: the body is the whole change."""
+    body: bytes
+    hashes: tuple[int, int]
+
+
+def row(data: bytes, origin: str, counter: int) -> Row:
+    """The columns of a change. What they could not give back to the byte is kept as it is: the store is a log for
+    changes of newer clients too, and for malformed ones, which those who read them will refuse."""
+    hashes = change_hashes(data)
+    try:
+        change = decode_change(data)
+    except MalformedChange:
+        return Row(None, None, None, None, data, hashes)
+    if (change.origin, change.counter) == (origin, counter) and _fits(change) and encode_change(change) == data:
+        return Row(change.time, change.base, change.branch, change.kind, change.body, hashes)
+    return Row(None, None, None, None, data, hashes)
+
+
+def data(columns: Sequence[Any]) -> bytes:
+    """The wire bytes of a change; the columns are those of `Change`, in its order."""
+    change = Change(*columns)
+    return change.body if columns[_KIND] is None else encode_change(change)
+
+
+def _fits(change: Change) -> bool:
+    return max(change.time, change.base) <= MAX_BIGINT and "\0" not in change.branch and "\0" not in change.kind
+
+
+def check_run(run: Run) -> None:
+    """Raise `RemoteRejected` if Postgres could not hold the names and numbers of a run."""
+    for name in (run.origin, run.generation):
+        if not name or "\0" in name or not _is_unicode(name):
+            raise RemoteRejected(f"session {run.session_id!r}: the id {name[:40]!r} is empty, or not text for Postgres")
+    if not 1 <= run.first <= MAX_BIGINT - len(run.changes):
+        raise RemoteRejected(f"session {run.session_id!r}: there is no counter {run.first}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def batches(runs: Sequence[Run]) -> Iterator[list[int]]:
+    """Places of runs that go into one statement: no session twice, and the runs of a session in their order."""
+    for wave in _waves(runs):
+        batch: list[int] = []
+        size = 0
+        for place in wave:
+            more = sum(map(len, runs[place].changes))
+            if batch and (size + more > MAX_BATCH_BYTES or len(batch) == MAX_BATCH_RUNS):
+                yield batch
+                batch, size = [], 0
+            batch.append(place)
+            size += more
+        yield batch
+
+
+def _waves(runs: Sequence[Run]) -> list[list[int]]:
+    """The first run of every session, then the second of those that have more, and so on."""
+    waves: list[list[int]] = []
+    seen: dict[str, int] = {}
+    for place, run in enumerate(runs):
+        depth = seen.get(run.session_id, 0)
+        seen[run.session_id] = depth + 1
+        if depth == len(waves):
+            waves.append([])
+        waves[depth].append(place)
+    return waves
+
+
+def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
+    """The arguments of localfirst.push, from `p_sessions` on."""
+    lengths = [len(run.changes) for run in runs]
+    counters = [counter for run in runs for counter in range(run.first, run.first + len(run.changes))]
+    rows = [row(change, run.origin, counter) for run in runs for counter, change in enumerate(run.changes, run.first)]
+    return (
+        [run.session_id for run in runs],
+        [run.generation for run in runs],
+        [run.fresh for run in runs],
+        [run.origin for run in runs],
+        list(accumulate(lengths[:-1], initial=1)),
+        [run.first for run in runs],
+        [run.first + length - 1 for run, length in zip(runs, lengths, strict=True)],
+        [number for number, length in enumerate(lengths, 1) for _ in range(length)],
+        counters,
+        [each.time for each in rows],
+        [each.base for each in rows],
+        [each.branch for each in rows],
+        [each.kind for each in rows],
+        [each.body for each in rows],
+        [each.hashes[0] for each in rows],
+        [each.hashes[1] for each in rows],
+    )

@@ -1,0 +1,69 @@
+-- Every statement that is sent to Postgres, apart from the schema. $1 is the namespace where there is one.
+
+-- name: inspect
+-- Whether this database has a store, and could have one. Not by to_regclass: within a transaction it answers from a
+-- cache, which is older than the lock on the schema.
+select current_setting('server_encoding') as encoding, exists (
+    select from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    where n.nspname = 'localfirst' and c.relname = 'store'
+) as installed;
+
+-- name: identify
+-- Which store this is, and what its clients must know.
+select store_id, format, schema_step, (extract(epoch from clock_timestamp()) * 1000)::bigint as now
+from localfirst.store;
+
+-- name: lock_schema
+-- Only one client at a time creates or upgrades the schema; released with the transaction.
+select pg_advisory_xact_lock(hashtextextended('localfirst', 0));
+
+-- name: remember_schema
+-- Note how far the schema has come; the first time, who the store is.
+insert into localfirst.store (store_id, format, schema_step) values ($1, $2, $3)
+on conflict (single) do update set format = excluded.format, schema_step = excluded.schema_step;
+
+-- name: push
+-- Admit runs, at most one per session.
+select run, status, generation, acked, admitted, head, digest, admitted_at
+from localfirst.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
+
+-- name: notify
+-- Tell watchers which sessions moved; one payload each.
+select pg_notify($1, payload) from unnest($2::text[]) as payload;
+
+-- name: pull
+-- A page of each log: one row per change, or a single row without a change. No head: no such session.
+select w.n, l.generation, l.head, l.digest, page.last, c.seq,
+    (extract(epoch from c.admitted_at) * 1000)::bigint as admitted_at,
+    c.origin, c.counter, c.time, c.base, c.branch, c.kind, c.body
+from unnest($2::text[], $3::text[], $4::bigint[]) with ordinality as w (session_id, generation, after, n)
+left join lateral (
+    select s.generation, s.head, s.digest from localfirst.sessions as s
+    where s.namespace = $1 and s.session_id = w.session_id
+    offset 0
+) as l on true
+left join lateral localfirst.page_end($1, w.session_id, w.after, l.head, $5) as page (last)
+    on l.generation = coalesce(w.generation, l.generation) and w.after < l.head
+left join lateral (
+    select * from localfirst.changes as c
+    where c.namespace = $1 and c.session_id = w.session_id and c.seq > w.after and c.seq <= page.last
+    order by c.seq
+) as c on true;
+
+-- name: heads
+-- Where the logs of many sessions end.
+select w.session_id, l.generation, l.head, l.digest
+from unnest($2::text[]) as w (session_id)
+cross join lateral (
+    select s.generation, s.head, s.digest from localfirst.sessions as s
+    where s.namespace = $1 and s.session_id = w.session_id
+    offset 0 -- Looked up one by one, whatever the planner thinks of the table.
+) as l;
+
+-- name: sessions
+-- The next session ids in order.
+select session_id from localfirst.sessions where namespace = $1 and session_id > $2 order by session_id limit $3;
+
+-- name: probe
+-- Whether anybody is still there.
+select 1;

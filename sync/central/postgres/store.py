@@ -1,0 +1,257 @@
+"""The central store in Postgres. What an operation does is SQL, in the files beside; here is how it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+
+import asyncpg
+
+from localfirst.change import check_session_id
+from localfirst.errors import ConfigurationError, LocalFirstError, RemoteRejected, RemoteUnavailable
+from sync.central.base import CentralStore, Head, Hint, Identity, LogEntry, Pulled, Pushed, PushStatus, Run, Want
+from sync.central.postgres import hints, schema
+from sync.central.postgres.address import parse_address
+from sync.central.postgres.batch import batches, check_run, columns, data
+from sync.central.postgres.errors import our_errors
+from sync.central.postgres.statements import QUERIES
+
+MAX_CONNECTIONS: Final = 4
+CONNECT_SECONDS: Final = 5.0
+COMMAND_SECONDS: Final = 30.0
+IDLE_SECONDS: Final = 60.0
+"""Shorter than what routers between give a connection that nobody uses."""
+CLOSE_SECONDS: Final = 5.0
+MAX_NAMESPACE_BYTES: Final = 512
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection of the pool. No statement leaves any state in it, so giving it back needs no round trip."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class PostgresStore(CentralStore):
+    """One namespace of a Postgres database.
+
+    The URL is asyncpg's, and takes two options more: `notify=off` for no hints, and `statement_cache_size=0`; both are
+    for poolers such as PgBouncer.
+    """
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._address = parse_address(url)
+        self._namespace = _check_namespace(namespace)
+        self._channel = hints.channel(namespace)
+        self._pool: Any = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+        self._listening: set[Any] = set()
+
+    async def identify(self) -> Identity:
+        """Connect, create what is missing, and tell which store this is."""
+        async with self._connection() as connection:
+            return await schema.identify(connection)
+
+    async def push(self, runs: Sequence[Run]) -> list[Pushed]:
+        """Admit runs, each in one atomic step. If some are refused for good, the others are admitted before
+        `RemoteRejected` is raised: they may be pushed again without harm."""
+        for run in runs:
+            check_session_id(run.session_id)
+        results: list[Pushed | None] = [None] * len(runs)
+        refusals: list[RemoteRejected] = []
+        for places in batches(runs):
+            for place, result in zip(places, await self._push_batch([runs[place] for place in places]), strict=True):
+                if isinstance(result, Pushed):
+                    results[place] = result
+                else:
+                    refusals.append(result)
+        if refusals:
+            raise refusals[0]
+        return [result for result in results if result is not None]
+
+    async def _push_batch(self, runs: Sequence[Run]) -> list[Pushed | RemoteRejected]:
+        """Push runs in one statement; one by one if they are refused together, so that one can't fail the others."""
+        try:
+            return [*await self._push_statement(runs)]
+        except RemoteRejected as error:
+            if len(runs) == 1:
+                return [error]
+        return [result for run in runs for result in await self._push_batch([run])]
+
+    async def _push_statement(self, runs: Sequence[Run]) -> list[Pushed]:
+        for run in runs:
+            check_run(run)
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["push"], self._namespace, *columns(runs))
+            results = [Pushed(PushStatus(status), *numbers) for _, status, *numbers in sorted(rows)]
+            moved = [
+                Hint(run.session_id, pushed.generation, pushed.head)
+                for run, pushed in zip(runs, results, strict=True)
+                if pushed.admitted
+            ]
+            if self._address.notify and moved:
+                # Apart from the push: Postgres lets one notifying transaction commit at a time, and this one is short.
+                with suppress(asyncpg.PostgresError):  # A hint may be lost.
+                    await connection.execute(QUERIES["notify"], self._channel, hints.payloads(moved))
+        return results
+
+    async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
+        """A page of each session's log after what the puller has."""
+        for want in wants:
+            check_session_id(want.session_id)
+        wants = [want if want.generation is not None else want._replace(after=0) for want in wants]
+        session_ids, generations, afters = ([want[part] for want in wants] for part in range(3))
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["pull"], self._namespace, session_ids, generations, afters, max_bytes)
+        rows.sort(key=itemgetter(0))  # They come so; SQL just does not promise it.
+        return [_page(wants[n - 1], list(page)) for n, page in groupby(rows, itemgetter(0))]
+
+    async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
+        """Where each log ends; None for a session that is missing."""
+        for session_id in session_ids:
+            check_session_id(session_id)
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["heads"], self._namespace, list(session_ids))
+        heads = {session_id: Head(*head) for session_id, *head in rows}
+        return [heads.get(session_id) for session_id in session_ids]
+
+    async def sessions(self, after: str, limit: int) -> list[str]:
+        """The next session ids after one, by code point."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["sessions"], self._namespace, after, limit)
+        return [session_id for (session_id,) in rows]
+
+    async def watch(self) -> AsyncIterator[Hint | None]:
+        """Which sessions moved, after one None that says that it listens. Ends at once with `notify=off`."""
+        if not self._address.notify:
+            return
+        async with self._listener() as listener:
+            yield None
+            async for hint in listener.hints():
+                yield hint
+        raise self._unavailable("the connection that listened for hints ended")
+
+    async def close(self) -> None:
+        """Close all connections; what is still asked for gets a moment to finish."""
+        self._closed = True
+        for connection in list(self._listening):
+            connection.terminate()
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
+        except (asyncio.TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pool.terminate()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """A connection of the pool, and our errors for what goes wrong with it."""
+        with our_errors(self._address):
+            pool = await self._open_pool()
+            async with pool.acquire() as connection:
+                try:
+                    if self._address.statement_cache_size:
+                        yield connection
+                    else:
+                        # A pooler keeps its server for a transaction, not between the steps of one statement.
+                        async with connection.transaction(isolation="read_committed"):
+                            yield connection
+                except (asyncpg.PostgresError, LocalFirstError):
+                    raise
+                except BaseException as error:
+                    # Interrupted within a statement: a new connection is quicker than finding out how far it came.
+                    connection.terminate()
+                    if isinstance(error, (OSError, asyncio.TimeoutError)):
+                        await pool.expire_connections()  # The others lead to the same server.
+                    raise
+
+    async def _open_pool(self) -> Any:
+        async with self._opening:
+            self._check_open()
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._address.dsn,
+                    min_size=0,
+                    max_size=MAX_CONNECTIONS,
+                    max_inactive_connection_lifetime=IDLE_SECONDS,
+                    connection_class=_Connection,
+                    **self._connect_options(),
+                )
+            return self._pool
+
+    @asynccontextmanager
+    async def _listener(self) -> AsyncIterator[hints.Listener]:
+        """A connection of its own: one that listens is never given to anybody else."""
+        self._check_open()
+        with our_errors(self._address):
+            connection = await asyncpg.connect(self._address.dsn, **self._connect_options())
+            self._listening.add(connection)
+            try:
+                self._check_open()
+                listener = hints.Listener(connection)
+                await listener.start(self._channel)
+                yield listener
+            finally:
+                self._listening.discard(connection)
+                connection.terminate()
+
+    def _connect_options(self) -> dict[str, Any]:
+        return {
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": COMMAND_SECONDS,
+            "statement_cache_size": self._address.statement_cache_size,
+        }
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._unavailable("the store was closed")
+
+    def _unavailable(self, why: str) -> RemoteUnavailable:
+        return RemoteUnavailable(f"{self._address.server}: {why}")
+
+
+def _page(want: Want, rows: Sequence[Any]) -> Pulled:
+    """One page from the rows of one session, each `(n, generation, head, digest, last, seq, admitted_at, …)`."""
+    _, generation, seq, digest, last, *_ = rows[0]
+    if generation is None:
+        return Pulled(None, resync=False, entries=[])
+    head = Head(generation, seq, digest)
+    if want.generation not in (None, generation) or want.after > seq:
+        return Pulled(head, resync=True, entries=[])
+    entries = [LogEntry(row[5], row[6], data(row[7:])) for row in rows if row[5] is not None]
+    _check_complete(want, entries, want.after if last is None else last)
+    return Pulled(head, resync=False, entries=entries)
+
+
+def _check_complete(want: Want, entries: Sequence[LogEntry], last: int) -> None:
+    """A log with a hole must never pass for a shorter log."""
+    for expected, found in enumerate((entry.seq for entry in entries), want.after + 1):
+        if found != expected:
+            raise _damaged(want.session_id, expected)
+    if want.after + len(entries) != last:
+        raise _damaged(want.session_id, want.after + len(entries) + 1)
+
+
+def _damaged(session_id: str, missing: int) -> RemoteRejected:
+    return RemoteRejected(
+        f"session {session_id!r} is damaged in the central store: change {missing} of its log is missing. "
+        "Restore table localfirst.changes, or delete the session there so that replicas send it again"
+    )
+
+
+def _check_namespace(namespace: str) -> str:
+    if not namespace or "\0" in namespace:
+        raise ConfigurationError("a namespace is a string that is not empty and holds no NUL character")
+    try:
+        size = len(namespace.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError("a namespace can't hold lone surrogates: it must be valid Unicode") from None
+    if size > MAX_NAMESPACE_BYTES:
+        raise ConfigurationError(f"a namespace has at most {MAX_NAMESPACE_BYTES} bytes in UTF-8")
+    return namespace

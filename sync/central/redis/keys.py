@@ -1,0 +1,48 @@
+"""The keys in Redis, for us and for people who look with redis-cli.
+
+| key                                 | type       | holds                                                        |
+|-------------------------------------|------------|--------------------------------------------------------------|
+| `localfirst:<ns>:store`             | hash       | `store_id`, `format`: which store this is                    |
+| `localfirst:<ns>:sessions`          | sorted set | session ids as they are, all with score 0                    |
+| `localfirst:<ns>:{<session>}:head`  | hash       | `generation`; `seq` of the last change; `digest0`, `digest1`;|
+|                                     |            | `floor`, the seq before the first element of the log;        |
+|                                     |            | `admitted_at` of the last change; `acked:<origin>`, the      |
+|                                     |            | highest counter of each origin in the log                    |
+| `localfirst:<ns>:{<session>}:log`   | list       | changes, oldest first: `<admitted_at>:<wire bytes>`          |
+| `localfirst:<ns>:hints`             | channel    | JSON `[session id, generation, seq]` of sessions as they move|
+
+`<ns>` and `<session>` are percent-encoded (UTF-8; all but letters, digits and `_.-~`), so no id can look like another
+key or break the hash tag that keeps a session in one slot of a cluster. The session "Ann & Bob" of the namespace "app":
+
+    LRANGE localfirst:app:{Ann%20%26%20Bob}:log 0 -1
+
+The index is written before the session, in another slot of a cluster, so it may name sessions that are not there.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from localfirst.errors import ConfigurationError
+
+
+class Keys:
+    """The names of all keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        try:
+            self._prefix = f"localfirst:{quote(namespace, safe='')}:"
+        except (TypeError, UnicodeEncodeError):
+            raise ConfigurationError(f"a namespace is a string of valid Unicode, not {namespace!a}") from None
+        self.store = f"{self._prefix}store"
+        self.sessions = f"{self._prefix}sessions"
+        self.hints = f"{self._prefix}hints"
+
+    def session(self, session_id: str) -> tuple[str, str]:
+        """Head and log of a session.
+
+        >>> Keys("app").session("Ann & Bob")
+        ('localfirst:app:{Ann%20%26%20Bob}:head', 'localfirst:app:{Ann%20%26%20Bob}:log')
+        """
+        tag = f"{self._prefix}{{{quote(session_id, safe='')}}}"
+        return f"{tag}:head", f"{tag}:log"

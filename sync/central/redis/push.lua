@@ -1,0 +1,94 @@
+-- Admits one run of changes, as one unit: drops what the log already has, refuses a gap, appends the rest.
+--
+-- KEYS[1]   head, KEYS[2] log: see session.lua
+-- ARGV[1]   generation
+-- ARGV[2]   '1' if the sender has no cursor: a missing session is made, one that exists takes the run as it is
+-- ARGV[3]   origin
+-- ARGV[4]   counter of the first change
+-- ARGV[5]   channel for hints
+-- ARGV[6]   session id, for the hint: JSON [session id, generation, seq]
+-- ARGV[7]   hashes of the changes: two big-endian 32-bit numbers for each
+-- ARGV[8…]  the changes, wire bytes
+--
+-- Reply: {status, generation, acked, admitted, seq, digest0, digest1, now}; status: ok, gap, generation or missing.
+
+local CHANGES = 7 -- ARGV up to the first change
+local CHUNK = 1000 -- unpack() has room on the stack for some 8,000 values
+local PRIME0, PRIME1 = 2147483647, 2147483629
+local FACTOR0, FACTOR1 = 1299709, 1299721
+
+local generation, fresh, origin, first = ARGV[1], ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
+local channel, session, hashes = ARGV[5], ARGV[6], ARGV[7]
+local count = #ARGV - CHANGES
+
+local head, problem = read_head()
+if problem then
+    return redis.error_reply(problem)
+end
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local acked = 0
+if head then
+    -- A server's clock may step back; the times in one log don't.
+    now = math.max(now, head.admitted_at)
+    acked = number(redis.call('HGET', KEYS[1], 'acked:' .. origin) or '0')
+    if not acked then
+        return redis.error_reply('MALFORMED acked counter in the session\'s head')
+    end
+end
+
+local function reply(status, admitted)
+    if not head then
+        return {status, '', 0, 0, 0, 0, 0, now}
+    end
+    return {status, head.generation, acked, admitted, head.seq, head.digest0, head.digest1, now}
+end
+
+-- Products stay below 2^53 and quotients below 2^21, so `*` and `%` on doubles are exact.
+local function extend_digest(from)
+    for i = from, count do
+        local hash0, hash1 = struct.unpack('>I4I4', hashes, (i - 1) * 8 + 1)
+        head.digest0 = (head.digest0 * FACTOR0 + hash0) % PRIME0
+        head.digest1 = (head.digest1 * FACTOR1 + hash1) % PRIME1
+    end
+end
+
+local function append(from)
+    local stamp = string.format('%.0f:', now)
+    for start = from, count, CHUNK do
+        local elements = {}
+        for i = start, math.min(start + CHUNK - 1, count) do
+            elements[#elements + 1] = stamp .. ARGV[CHANGES + i]
+        end
+        redis.call('RPUSH', KEYS[2], unpack(elements))
+    end
+end
+
+if not head and not fresh then
+    return reply('missing', 0)
+end
+if head and not fresh and head.generation ~= generation then
+    return reply('generation', 0)
+end
+if first > acked + 1 then
+    return reply('gap', 0)
+end
+local known = acked + 1 - first
+if known >= count then
+    return reply('ok', 0)
+end
+
+if not head then
+    redis.call('UNLINK', KEYS[1], KEYS[2]) -- half of a lost session may still be there
+    head = {generation = generation, seq = 0, digest0 = 0, digest1 = 0, floor = 0}
+end
+extend_digest(known + 1)
+append(known + 1)
+head.seq = head.seq + count - known
+acked = first + count - 1
+redis.call('HSET', KEYS[1], 'generation', head.generation, 'seq', head.seq, 'digest0', head.digest0,
+    'digest1', head.digest1, 'floor', head.floor, 'admitted_at', now, 'acked:' .. origin, acked)
+-- Only a hint: a user without rights to the channel can still push.
+redis.pcall('PUBLISH', channel, cjson.encode({session, head.generation, head.seq}))
+return reply('ok', count - known)

@@ -1,0 +1,126 @@
+"""Replies of the scripts, decoded. What comes from a server is data: anything unexpected is a `RemoteRejected`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from localfirst.errors import RemoteRejected
+from sync.central.base import Head, Identity, LogEntry, Pulled, Pushed, PushStatus
+
+_Whole = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+_Lane = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+
+class _Identity(NamedTuple):
+    store_id: bytes
+    format: bytes
+    now: _Whole
+
+
+class _Push(NamedTuple):
+    status: bytes
+    generation: bytes
+    acked: _Whole
+    admitted: _Whole
+    seq: _Whole
+    digest0: _Lane
+    digest1: _Lane
+    now: _Whole
+
+
+class _Head(NamedTuple):
+    generation: bytes
+    seq: _Whole
+    digest0: _Lane
+    digest1: _Lane
+
+
+class _Page(NamedTuple):
+    generation: bytes
+    seq: _Whole
+    digest0: _Lane
+    digest1: _Lane
+    resync: _Whole
+    elements: list[bytes]
+
+
+def identity(reply: Any) -> Identity:
+    """Of identify.lua."""
+    fields: _Identity = _convert(reply, _Identity)
+    return Identity(_text(fields.store_id), _number(fields.format), fields.now)
+
+
+def pushed(reply: Any) -> Pushed:
+    """Of push.lua."""
+    fields: _Push = _convert(reply, _Push)
+    try:
+        status = PushStatus(_text(fields.status))
+    except ValueError:
+        raise RemoteRejected(f"a push has the unknown status {fields.status!r}") from None
+    return Pushed(
+        status=status,
+        generation=_text(fields.generation),
+        acked=fields.acked,
+        admitted=fields.admitted,
+        head=fields.seq,
+        digest=fields.digest0 << 32 | fields.digest1,
+        admitted_at=fields.now,
+    )
+
+
+def head(reply: Any) -> Head | None:
+    """Of head.lua."""
+    if reply is None:
+        return None
+    fields: _Head = _convert(reply, _Head)
+    return Head(_text(fields.generation), fields.seq, fields.digest0 << 32 | fields.digest1)
+
+
+def pulled(reply: Any, after: int) -> Pulled:
+    """Of pull.lua, asked for what comes after `after`."""
+    if reply is None:
+        return Pulled(None, False, [])
+    page: _Page = _convert(reply, _Page)
+    end = Head(_text(page.generation), page.seq, page.digest0 << 32 | page.digest1)
+    return Pulled(end, page.resync == 1, [_entry(seq, element) for seq, element in enumerate(page.elements, after + 1)])
+
+
+def count(reply: Any) -> int:
+    """Of a command that counts."""
+    whole: int = _convert(reply, _Whole)
+    return whole
+
+
+def members(reply: Any) -> list[bytes]:
+    """Of a command that lists."""
+    found: list[bytes] = _convert(reply, list[bytes])
+    return found
+
+
+def _entry(seq: int, element: bytes) -> LogEntry:
+    admitted_at, separator, data = element.partition(b":")
+    if not separator:
+        raise RemoteRejected(f"change {seq} in the log has no time")
+    return LogEntry(seq, _number(admitted_at), data)
+
+
+def _convert(reply: Any, to: Any) -> Any:
+    try:
+        return msgspec.convert(reply, to)
+    except msgspec.ValidationError as error:
+        raise RemoteRejected(f"a reply makes no sense: {error}") from None
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise RemoteRejected(f"not UTF-8: {data[:40]!r}") from None
+
+
+def _number(data: bytes) -> int:
+    if len(data) > 15 or not data.isdigit():
+        raise RemoteRejected(f"not a number: {data[:40]!r}")
+    return int(data)

@@ -1,0 +1,44 @@
+-- What every script on one session begins with; put in front of push.lua, pull.lua and head.lua when they are loaded.
+-- It writes nothing.
+--
+-- KEYS[1]  head of the session, a hash: generation, seq, digest0, digest1, floor, admitted_at, acked:<origin>, …
+-- KEYS[2]  log of the session, a list: one element for each change after `floor`, "<admitted_at>:<wire bytes>"
+
+local LANE_LIMIT = 2147483648 -- above both digest primes
+local FIELDS = {'generation', 'seq', 'digest0', 'digest1', 'floor', 'admitted_at'}
+
+-- The number in decimal digits, or nil. Fifteen digits are below 2^53, where a double is still exact.
+local function number(text)
+    if text and #text <= 15 and string.find(text, '^%d+$') then
+        return tonumber(text)
+    end
+    return nil
+end
+
+-- The head as a table, nil if there is no such session; then the error to reply, if the head makes no sense.
+local function read_head()
+    local values = redis.call('HMGET', KEYS[1], unpack(FIELDS))
+    local length = redis.call('LLEN', KEYS[2])
+    local head, found = {}, 0
+    for i, field in ipairs(FIELDS) do
+        found = found + (values[i] and 1 or 0)
+        head[field] = field == 'generation' and values[i] or number(values[i])
+    end
+    if found == 0 then
+        return nil
+    end
+    for _, field in ipairs(FIELDS) do
+        if not head[field] then
+            return nil, 'MALFORMED field ' .. field .. ' of the session\'s head'
+        end
+    end
+    if head.digest0 >= LANE_LIMIT or head.digest1 >= LANE_LIMIT then
+        return nil, 'MALFORMED digest in the session\'s head'
+    end
+    -- Eviction can take one key and leave the other. Half a session is a lost session: replicas seed it again.
+    if length ~= head.seq - head.floor then
+        return nil
+    end
+    return head
+end
+

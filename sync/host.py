@@ -1,0 +1,222 @@
+"""Where a worker runs: in a thread of its own, as a task on the running loop, or only inside flush and refresh."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+from localfirst.errors import ConfigurationError
+from sync.status import SyncStatus
+from sync.worker import Worker
+
+Request = Callable[[Worker], Awaitable[None]]
+
+
+class Host(ABC):
+    """Runs a worker, and requests to it from any thread."""
+
+    @abstractmethod
+    def submit(self, request: Request) -> Future[None]:
+        """Start a request. Cancelling the future stops it."""
+
+    @property
+    @abstractmethod
+    def status(self) -> SyncStatus:
+        """How the last contact with the central store went."""
+
+    fetches = True
+    """Whether a session that was never here can be fetched in the background."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process syncs the directory."""
+        return False
+
+    def wake(self) -> None:
+        """Something was written here. Costs next to nothing, and never waits."""
+
+    def may_wait_here(self) -> bool:
+        """Whether the calling thread can wait for a request without stopping it."""
+        return True
+
+    def close(self) -> None:
+        """Stop, and close the connections to the central store."""
+
+    async def aclose(self) -> None:
+        """As `close`, from a coroutine."""
+        await asyncio.to_thread(self.close)
+
+    def forked(self) -> None:
+        """This is a child process now: what ran in the parent's threads does not run here."""
+
+
+class ThreadHost(Host):
+    """A daemon thread with an event loop."""
+
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        self._make = make
+        self._start()
+
+    def _start(self) -> None:
+        self._forked = False
+        self._worker: Worker = self._make()
+        self._loop = asyncio.new_event_loop()
+        self._awake = False
+        self._thread = threading.Thread(target=self._main, name="localfirst-sync", daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._life = self._loop.create_task(self._worker.run())
+        self._loop.run_forever()
+
+    def submit(self, request: Request) -> Future[None]:
+        self._revive()
+        return asyncio.run_coroutine_threadsafe(_awaited(request(self._worker)), self._loop)
+
+    @property
+    def status(self) -> SyncStatus:
+        return self._worker.status
+
+    @property
+    def leads(self) -> bool:
+        return self._worker.leads
+
+    def wake(self) -> None:
+        self._revive()
+        if not self._awake:  # One call into the loop for a burst of writes.
+            self._awake = True
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._awake = False
+        self._worker.wake()
+
+    def may_wait_here(self) -> bool:
+        return threading.current_thread() is not self._thread
+
+    def close(self) -> None:
+        if self._forked or not self._thread.is_alive():
+            return
+        with contextlib.suppress(FutureTimeout):
+            asyncio.run_coroutine_threadsafe(_end(self._worker, self._life), self._loop).result(5.0)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5.0)
+        self._loop.close()
+
+    def forked(self) -> None:
+        self._forked = True
+
+    def _revive(self) -> None:
+        """In a child process, a new thread starts when it is first needed: most children never sync."""
+        if self._forked:
+            self._start()
+
+
+class TaskHost(Host):
+    """A task on the loop that was running when the store was opened."""
+
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(
+                'worker="task" needs a running event loop: open the store in a coroutine, or take worker="thread"'
+            ) from None
+        self._worker = make()
+        self._life = self._loop.create_task(self._worker.run(), name="localfirst-sync")
+
+    def submit(self, request: Request) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(_awaited(request(self._worker)), self._loop)
+
+    @property
+    def status(self) -> SyncStatus:
+        return self._worker.status
+
+    @property
+    def leads(self) -> bool:
+        return self._worker.leads
+
+    def wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._worker.wake)
+
+    def may_wait_here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is not self._loop
+        except RuntimeError:
+            return True
+
+    def close(self) -> None:
+        if not self.may_wait_here():
+            raise ConfigurationError('with worker="task", close the store by "await store.aclose()"')
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_end(self._worker, self._life), self._loop).result(5.0)
+
+    async def aclose(self) -> None:
+        await _end(self._worker, self._life)
+
+
+class RequestHost(Host):
+    """No worker: every request makes one, with connections of its own, and ends it."""
+
+    fetches = False
+
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        self._make = make
+        self._status = SyncStatus("stopped")
+
+    def submit(self, request: Request) -> Future[None]:
+        future: Future[None] = Future()
+        thread = threading.Thread(target=self._run, args=(request, future), name="localfirst-request", daemon=True)
+        thread.start()
+        return future
+
+    def _run(self, request: Request, future: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(request, future))
+        except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits for the future
+            if not future.cancelled():
+                future.set_exception(error)
+        else:
+            if not future.cancelled():
+                future.set_result(None)
+
+    async def _serve(self, request: Request, future: Future[None]) -> None:
+        worker = self._make()
+        task = asyncio.ensure_future(_awaited(request(worker)))
+        future.add_done_callback(_canceller(asyncio.get_running_loop(), task))
+        try:
+            await task
+        finally:
+            self._status = worker.status
+            await worker.close()
+
+    @property
+    def status(self) -> SyncStatus:
+        return self._status
+
+
+def _canceller(loop: asyncio.AbstractEventLoop, task: asyncio.Future[None]) -> Callable[[Future[None]], None]:
+    def cancel(future: Future[None]) -> None:
+        if future.cancelled() and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # The loop ended meanwhile.
+                loop.call_soon_threadsafe(task.cancel)
+
+    return cancel
+
+
+async def _awaited(request: Awaitable[None]) -> None:
+    await request
+
+
+async def _end(worker: Worker, life: asyncio.Task[Any]) -> None:
+    life.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await life
+    await worker.close()

@@ -1,0 +1,58 @@
+"""How sync stands, as the process that leads knows it, and as it tells the others on the same directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from localfirst.errors import ConfigurationError, LocalFirstError, RemoteVersionError
+from localfirst.status import State
+
+_FILE = "sync.json"
+
+
+class SyncStatus(msgspec.Struct):
+    """The part of `StoreStatus` that only a worker knows."""
+
+    state: State
+    last_error: str | None = None
+    last_synced_at: float | None = None
+    """Unix time."""
+    clock_offset: float | None = None
+    """Seconds."""
+    quarantined: int = 0
+
+    def reached(self, now_ms: int, asked_at: float) -> None:
+        """The central store answered, with the time on its clock; the answer was asked for at a Unix time."""
+        answered_at = time.time()
+        self.clock_offset = round(now_ms / 1000 - (asked_at + answered_at) / 2, 3)
+        self.went_well()
+
+    def went_well(self) -> None:
+        """The last contact with the central store was one."""
+        self.state, self.last_error, self.last_synced_at = "online", None, time.time()
+
+    def failed(self, error: BaseException) -> None:
+        """The last contact failed."""
+        blocked = isinstance(error, (ConfigurationError, RemoteVersionError))
+        self.state = "blocked" if blocked else "offline"
+        self.last_error = str(error) if isinstance(error, LocalFirstError) else f"{type(error).__name__}: {error}"
+
+
+def publish(directory: Path, status: SyncStatus) -> None:
+    """Tell other processes on the directory. Best effort: on a full disk, sync goes on without it."""
+    temporary = directory / f"{_FILE}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        temporary.write_bytes(msgspec.json.encode(status))
+        temporary.replace(directory / _FILE)
+
+
+def published(directory: Path) -> SyncStatus | None:
+    """What the leader told last; None if there was none, or it can't be read."""
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode((directory / _FILE).read_bytes(), type=SyncStatus)
+    return None
