@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from localfirst.metadata import Conflict
     from localfirst.session import Session
     from localfirst.status import SessionInfo, StoreStatus
-    from localfirst.store import Store, open
+    from localfirst.store import Store, open  # noqa: A004
 
 __version__ = "0.1.0"
 

@@ -37,10 +37,12 @@ def encode(value: Any) -> bytes:
     """
     try:
         data = _encoder.encode(value)
-        if _decoder.decode(data) == value and _surely_shallow(data):
+        if _decoder.decode(data) == value and (_surely_shallow(data) or _depth(value) <= MAX_DEPTH):
             return data
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass  # Not for msgspec; the careful way tells whether it is for JSON.
+    if _depth(value) > MAX_DEPTH:
+        raise InvalidItem(f"nested deeper than {MAX_DEPTH} levels: store it as a string")
     return _encode_carefully(value)
 
 
@@ -94,9 +96,23 @@ def _surely_shallow(data: bytes) -> bool:
     return data.count(b"{") + data.count(b"[") <= MAX_DEPTH
 
 
+def _depth(value: Any) -> int:
+    """Levels of nesting, as far as `MAX_DEPTH` + 1; without recursion, for that has a limit of its own."""
+    depth, level = 0, [value]
+    while level and depth <= MAX_DEPTH + 1:
+        level = [
+            element
+            for container in level
+            if isinstance(container, (dict, list, tuple))
+            for element in (container.values() if isinstance(container, dict) else container)
+        ]
+        depth += 1
+    return depth - 1
+
+
 def _encode_carefully(value: Any) -> bytes:
-    plain = _plain(value, "", 0)
     try:
+        plain = _plain(value, "")
         text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
         if _SPLIT_PAIR.search(text):  # As \\u escapes, two halves would come back as one character.
             return text.encode("utf-8", "surrogatepass")
@@ -108,10 +124,8 @@ def _encode_carefully(value: Any) -> bytes:
         raise InvalidItem(f"can't be stored as JSON: {error}") from error
 
 
-def _plain(value: Any, path: str, depth: int) -> Any:
+def _plain(value: Any, path: str) -> Any:
     """A copy made of JSON's own types only; the path is for the message of the error."""
-    if depth > MAX_DEPTH:
-        raise InvalidItem(f"nested deeper than {MAX_DEPTH} levels{_at(path[:80])}: store it as a string")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Enum):  # A str or int that is also an Enum prints as its name; JSON wants its value.
@@ -120,14 +134,19 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(element, f"{path}[{index}]", depth + 1) for index, element in enumerate(value)]
+        elements = []
+        for index, element in enumerate(value):  # A comprehension would take a second stack frame per level.
+            elements.append(_plain(element, f"{path}[{index}]"))
+        return elements
     if isinstance(value, dict):
-        return _plain_dict(value, path, depth)
+        return _plain_dict(value, path)
     raise InvalidItem(f"{type(value).__name__} can't be stored as JSON{_at(path)}: convert it first")
 
 
-def _plain_dict(value: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:
-    plain = {_key(key, path): _plain(element, f"{path}.{key!s}", depth + 1) for key, element in value.items()}
+def _plain_dict(value: dict[Any, Any], path: str) -> dict[str, Any]:
+    plain = {}
+    for key, element in value.items():
+        plain[_key(key, path)] = _plain(element, f"{path}.{key!s}")
     if len(plain) < len(value):
         raise InvalidItem(f"keys collide when they become strings{_at(path)}: use string keys")
     return plain

@@ -99,6 +99,7 @@ class _Cache(diskcache.Cache):  # type: ignore[misc]
             if (inherited := getattr(local, "con", None)) is not None:
                 self._inherited.append(inherited)
             local.pid, local.con, local.serial = os.getpid(), self._connect(), next(self._serials)
+            local.transactions = 0
             self._opened.append((local.pid, local.con))
         return local.con  # type: ignore[no-any-return]
 
@@ -106,18 +107,19 @@ class _Cache(diskcache.Cache):  # type: ignore[misc]
         connection = sqlite3.connect(
             Path(self._directory, DBNAME), timeout=0, isolation_level=None, check_same_thread=False
         )
-        for pragma in (
-            f"synchronous = {self._synchronous}",
-            "cache_size = -8192",
-            f"wal_autocheckpoint = {_AGENT_CHECKPOINT_PAGES}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("PRAGMA cache_size = -8192")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_AGENT_CHECKPOINT_PAGES}")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     @property
-    def serial(self) -> int:
-        """Names the calling thread's connection."""
-        return self._local.serial  # type: ignore[no-any-return]
+    def local(self) -> Any:
+        """What belongs to the calling thread's connection: `serial` names it, `transactions` it has committed."""
+        return self._local
 
     def close(self) -> None:
         """Close the connections of all threads of this process."""
@@ -145,29 +147,30 @@ class Rows:
         self.directory = directory
         _prepare_directory(directory)
         self._cache = _Cache(directory, fsync=fsync)
-        with _translated(directory):
-            self._open()
+        patiently(self._open)
 
     def _open(self) -> None:
         if self._format() == FORMAT:
             return
         with FileLock(self.directory.parent / f"{self.directory.name}.lock", mode=0o600):
             if self._format() is None:
-                patiently(self._create)
+                self._create()
         if (found := self._format()) != FORMAT:
             raise ConfigurationError(f"{self.directory} has format {found}, this localfirst knows {FORMAT}: upgrade it")
 
     def _format(self) -> Any:
-        try:
-            row = self._sql("SELECT value FROM Settings WHERE key = ?", (_FORMAT_KEY,)).fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            return None
-        return row[0] if row else None
+        with _translated(self.directory):
+            try:
+                row = self._sql("SELECT value FROM Settings WHERE key = ?", (_FORMAT_KEY,)).fetchone()
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                return None
+            return row[0] if row else None
 
     def _create(self) -> None:
-        diskcache.Cache(str(self.directory), disk=NoPickleDisk, timeout=PATIENCE, **_SETTINGS).close()
+        with _translated(self.directory):
+            diskcache.Cache(str(self.directory), disk=NoPickleDisk, timeout=PATIENCE, **_SETTINGS).close()
         with self.transaction():
             triggers = self._sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
             for (name,) in triggers:
@@ -187,6 +190,7 @@ class Rows:
             try:
                 yield
                 self._sql("COMMIT")
+                self._cache.local.transactions += 1
             except BaseException:
                 if self._cache._con.in_transaction:
                     self._sql("ROLLBACK")
@@ -272,11 +276,12 @@ class Rows:
         with _translated(self.directory):
             return self._sql("SELECT coalesce(max(rowid), 0) FROM Cache").fetchone()[0]  # type: ignore[no-any-return]
 
-    def version(self) -> tuple[int, int]:
-        """Names this thread's connection, and a number that changes when any other connection has committed."""
+    def version(self) -> tuple[int, tuple[int, int]]:
+        """Names this thread's connection, and a state that changes with every commit but its own single inserts."""
         with _translated(self.directory):
             number = self._sql("PRAGMA data_version").fetchone()[0]
-        return self._cache.serial, number
+        local = self._cache.local
+        return local.serial, (number, local.transactions)
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from localfirst import jsonvalue
 from localfirst.change import APPEND, CLEAR, DELETE, INCREMENT, PUT, REMOVE, check_session_id
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from localfirst.store import Store
+
+T = TypeVar("T")
 
 
 class Session:
@@ -66,9 +68,9 @@ class Session:
     async def add_items(self, items: Sequence[Any]) -> None:
         """Add items at the end, all of them or none. Raises `InvalidItem` for what JSON can't hold."""
         encoded = _encode_items(items)
-        if encoded:
-            await self._store.write_soon(self._key, self.session_id, _always((APPEND, jsonvalue.join(encoded))))
-            self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
+        steps = [(APPEND, jsonvalue.join(encoded))] if encoded else []
+        await self._store.write_soon(self._key, self.session_id, _always(*steps))
+        self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
         """The items, oldest first, as fresh objects. `limit`: only the last so many; 0: none; negative: all."""
@@ -220,6 +222,7 @@ class Session:
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
         """Call back when something happens to this session, see `SessionEvent`. Returns how to stop that."""
+        self._store.follow(self._key, self.session_id)
         return self._store.listeners.add(self._key, event, callback)
 
     # Python's own protocols.
@@ -259,7 +262,7 @@ class Session:
         self._hydrate()
         return jsonvalue.decode_each(self._read(lambda fold: _last(fold, None)))
 
-    def _read(self, look: Callable[[Fold], Any]) -> Any:
+    def _read(self, look: Callable[[Fold], T]) -> T:
         return self._store.read(self._key, self.session_id, look)
 
     def _write(self, plan: Plan, *, fresh: bool = False) -> None:

@@ -52,5 +52,5 @@ class SessionInfo:
     """None: never. Sessions do not expire in this version."""
     pending: int
     """Changes made here that are not known to be in the central store."""
-    state: Literal["local", "pending", "synced", "quarantined"]
-    """local: never in a central store. pending: changes wait. synced: none does. quarantined: see `quarantined()`."""
+    state: Literal["local", "pending", "synced"]
+    """local: never in a central store. pending: changes wait for it. synced: none does."""

@@ -131,19 +131,21 @@ class Store:
         On a replica that has never seen it, the first read waits for the central store, `hydrate_timeout` seconds at
         most, then goes on with what is here.
         """
-        self._check_open()
+        self.check_open()
         return Session(self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings)
 
     def sessions(self, prefix: str = "") -> Iterator[SessionInfo]:
         """The sessions that are known here and whose id begins with a prefix, in the order of their ids."""
-        self._check_open()
+        self.check_open()
         known: list[tuple[str, SessionKey]] = []
         after: SessionKey | None = b""
         while after is not None:
             heads, after = patiently(partial(self._log.heads, self.namespace, after))
             known += [(head.session_id, key) for key, head in heads if head.session_id.startswith(prefix)]
         for session_id, key in sorted(known):
-            yield self._info(key, session_id)
+            info = self._info(key, session_id)
+            if info.updated_at is not None:  # Else it was only asked for.
+                yield info
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
         """As `Session.on`, for all sessions: the callback's first argument is the session id."""
@@ -183,7 +185,7 @@ class Store:
 
     def status(self) -> StoreStatus:
         """How this store and the central store stand to each other now."""
-        self._check_open()
+        self.check_open()
         waiting = list(patiently(self._log.backlog).values())
         oldest = min((backlog.oldest for backlog in waiting), default=None)
         sync = self._sync_status()
@@ -265,25 +267,30 @@ class Store:
 
     # What sessions are made of.
 
+    def check_open(self) -> None:
+        """Raise `StoreClosed` if it is."""
+        if self._closed:
+            raise StoreClosed(f"the store at {self.path} is closed: open it again with localfirst.open()")
+
     def read(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """What a look at a session, brought up to date, finds."""
-        self._check_open()
+        self.check_open()
         return patiently(partial(self._look, key, session_id, look))
 
     async def read_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """As `read`; a session that takes long to load is loaded off the event loop."""
-        self._check_open()
+        self.check_open()
         run = self._writer.run_aside if self._views.get(key, session_id).is_costly() else self._writer.run
         return await run(partial(self._look, key, session_id, look))
 
     def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
         """Carry out what a plan decides; returns when it is on disk."""
-        self._check_open()
+        self.check_open()
         patiently(partial(self._write, key, session_id, plan, fresh))
 
     async def write_soon(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
         """As `write`; a busy directory is waited for off the event loop."""
-        self._check_open()
+        self.check_open()
         await self._writer.run(partial(self._write, key, session_id, plan, fresh))
 
     def hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
@@ -308,6 +315,12 @@ class Store:
             _logger.debug("session %r was not fetched: %s", session_id, error)
         self._views.get(key, session_id).hydrated = True
 
+    def follow(self, key: SessionKey, session_id: str) -> None:
+        """Make a session known here, so that it comes when another replica writes to it, also if none did yet."""
+        self.check_open()
+        if self._host is not None:
+            patiently(partial(self._log.create, key, Head(self.namespace, session_id)))
+
     def _look(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         view = self._views.get(key, session_id)
         with view.lock:
@@ -318,10 +331,11 @@ class Store:
             self._host.wake()
 
     def _must_hydrate(self, host: Host, key: SessionKey, session_id: str, timeout: float) -> bool:
-        self._check_open()
+        self.check_open()
         view = self._views.get(key, session_id)
         if view.hydrated or timeout <= 0 or not host.fetches or host.status.state in ("offline", "blocked"):
             return False
+        self.follow(key, session_id)
         patiently(partial(self._look, key, session_id, lambda fold: fold.seq))
         view.hydrated = view.head.generation is not None
         return not view.hydrated
@@ -334,7 +348,7 @@ class Store:
         view = self._views.get(key, session_id)
 
         def look(fold: Fold) -> SessionInfo:
-            synced = "local" if view.head.generation is None else "synced"
+            waits = fold.pending > 0 and self._host is not None
             return SessionInfo(
                 session_id=session_id,
                 items=len(fold.items),
@@ -342,7 +356,7 @@ class Store:
                 updated_at=view.updated_at,
                 expires_at=None,
                 pending=fold.pending,
-                state="pending" if fold.pending and self._host is not None else synced,
+                state="pending" if waits else "local" if view.head.generation is None else "synced",
             )
 
         return patiently(partial(self._look, key, session_id, look))
@@ -372,12 +386,8 @@ class Store:
 
     # Inside.
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreClosed(f"the store at {self.path} is closed: open it again with localfirst.open()")
-
     def _open_host(self) -> Host | None:
-        self._check_open()
+        self.check_open()
         return self._host
 
     def _waitable_host(self, call: str) -> Host | None:
@@ -512,8 +522,8 @@ def _utc(timestamp: float | None) -> datetime | None:
 
 
 def _check_options(namespace: str, worker: str, durability: str, poll_interval: float, sync_interval: float) -> None:
-    if not isinstance(namespace, str) or not namespace or "\0" in namespace:
-        raise ConfigurationError(f"namespace is a string that is not empty and has no NUL, not {namespace!r}")
+    if not namespace or "\0" in namespace:
+        raise ConfigurationError(f"namespace is not empty and has no NUL, unlike {namespace!r}")
     if worker not in ("thread", "task", "none"):
         raise ConfigurationError(f'worker is "thread", "task" or "none", not {worker!r}')
     if durability not in ("normal", "full"):

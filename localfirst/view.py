@@ -51,7 +51,7 @@ class View:
         self._head = head
         self._exists = False
         self._counter = 0
-        self._checked: dict[int, int] = {}
+        self._checked: dict[int, tuple[int, int]] = {}
 
     @property
     def head(self) -> Head:
@@ -80,7 +80,7 @@ class View:
         return self.fold
 
     def write(self, plan: Plan, *, fresh: bool) -> list[Change]:
-        """Make the changes that a plan decides on, all or none, and show them. `fresh`: it must see the newest state."""
+        """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state."""
         with self.lock:
             if fresh or not self.loaded:
                 self.refresh()

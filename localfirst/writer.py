@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Writer:
-    """Runs small local calls for coroutines: at once when that is possible, else in a thread, first come first served."""
+    """Runs small local calls for coroutines: at once if that is possible, else in a thread, first come first served."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="localfirst-write")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -38,21 +38,21 @@ class Host(ABC):
         """Whether this process syncs the directory."""
         return False
 
-    def wake(self) -> None:
+    def wake(self) -> None:  # noqa: B027 - a host without a worker has nothing to wake, stop or start anew
         """Something was written here. Costs next to nothing, and never waits."""
 
     def may_wait_here(self) -> bool:
         """Whether the calling thread can wait for a request without stopping it."""
         return True
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Stop, and close the connections to the central store."""
 
     async def aclose(self) -> None:
         """As `close`, from a coroutine."""
         await asyncio.to_thread(self.close)
 
-    def forked(self) -> None:
+    def forked(self) -> None:  # noqa: B027
         """This is a child process now: what ran in the parent's threads does not run here."""
 
 
@@ -180,7 +180,7 @@ class RequestHost(Host):
     def _run(self, request: Request, future: Future[None]) -> None:
         try:
             asyncio.run(self._serve(request, future))
-        except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits for the future
+        except BaseException as error:  # It belongs to the one who waits for the future
             if not future.cancelled():
                 future.set_exception(error)
         else:

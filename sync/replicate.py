@@ -8,9 +8,9 @@ the pull by cursor. Nothing here knows when a round is due, or retries one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -79,12 +79,14 @@ class Replicator:
         self._namespace = namespace
         self._on_settled = on_settled
 
-    async def round(self, keys: Iterable[SessionKey], *, pull: bool) -> Round:
-        """Push what is pending in sessions; with `pull`, also fetch what is new in them."""
+    async def round(self, push: Iterable[SessionKey], pull: Iterable[SessionKey]) -> Round:
+        """Push what is pending in some sessions, then fetch what is new in some."""
         result = Round(set(), set(), {})
-        everything = list(keys)
-        for start in range(0, len(everything), BATCH_SESSIONS):
-            await self._round(everything[start : start + BATCH_SESSIONS], pull, result)
+        behind = list(pull)
+        for keys in _batched(push):
+            behind += await self._push_sessions(keys, result)
+        for keys in _batched(dict.fromkeys(behind)):
+            await self._pull([key for key in keys if key not in result.refused], result)
         return result
 
     async def moved(self, heads: Sequence[tuple[SessionKey, Head]]) -> set[SessionKey]:
@@ -109,11 +111,8 @@ class Replicator:
             after = names[-1]
         return unknown
 
-    async def seek(self, session_id: str) -> SessionKey | None:
-        """Make one session known here if the central store has it."""
-        (found,) = await self._central.heads([session_id])
-        if found is None:
-            return None
+    async def know(self, session_id: str) -> SessionKey:
+        """Make one session known here, whether the central store has it or not."""
         key = session_key(self._namespace, session_id)
         await self._know(key, session_id)
         return key
@@ -121,24 +120,25 @@ class Replicator:
     async def _know(self, key: SessionKey, session_id: str) -> None:
         await patiently(lambda: self._log.create(key, Head(self._namespace, session_id)))
 
-    async def _round(self, keys: Sequence[SessionKey], pull: bool, result: Round) -> None:
+    async def _push_sessions(self, keys: Sequence[SessionKey], result: Round) -> list[SessionKey]:
+        """Returns those that only a pull can settle."""
         batches = [batch for key in keys if (batch := await self._pending(key)) is not None]
-        behind = [batch.key for batch in batches] if pull else []
-        loaded = [batch for batch in batches if batch.changes]
-        for batch, outcome in zip(loaded, await self._push(loaded, result), strict=True):
+        behind = []
+        for batch, outcome in zip(batches, await self._push(batches, result), strict=True):
             if outcome is None:
                 continue
-            settled = await self._guarded(batch.key, result, self._settle_push(batch, outcome, result))
-            if not settled:
+            if not await self._guarded(batch.key, result, self._settle_push(batch, outcome, result)):
                 behind.append(batch.key)
-        await self._pull([key for key in dict.fromkeys(behind) if key not in result.refused], result)
+            if len(batch.changes) == RUN_CHANGES:
+                result.push.add(batch.key)
+        return behind
 
     async def _pending(self, key: SessionKey) -> _Batch | None:
         head = await patiently(lambda: self._log.head(key))
         if head is None:
             return None
         changes = await patiently(lambda: self._log.run(key, head.acked, RUN_CHANGES))
-        return _Batch(key, head, changes)
+        return _Batch(key, head, changes) if changes else None
 
     async def _push(self, batches: Sequence[_Batch], result: Round) -> list[Pushed | None]:
         """What became of each; None: refused. If the store refuses them together, each is tried alone."""
@@ -180,8 +180,6 @@ class Replicator:
             acked=head.acked + len(changes),
         )
         await self._settle(batch.key, head, after, [page], result)
-        if len(changes) == RUN_CHANGES:
-            result.push.add(batch.key)
         return True
 
     async def _pull(self, keys: Sequence[SessionKey], result: Round) -> None:
@@ -212,8 +210,6 @@ class Replicator:
             await self._settle(key, head, after, [page], result)
         if seq < remote.seq:
             result.pull.add(key)
-        if self._log.last_counter(key) > after.acked:
-            result.push.add(key)
 
     async def _resync(self, key: SessionKey, head: Head, result: Round) -> None:
         """The central log is not the one that was followed: take it as it is, and add whatever of any origin it lacks.
@@ -333,6 +329,12 @@ class _Known(NamedTuple):
     origin: str
     counter: int
     data: bytes
+
+
+def _batched(keys: Iterable[SessionKey]) -> Iterator[list[SessionKey]]:
+    remaining = iter(keys)
+    while batch := list(islice(remaining, BATCH_SESSIONS)):
+        yield batch
 
 
 def _counters(entries: Iterable[LogEntry]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -75,9 +76,9 @@ class Worker:
         self._due = asyncio.Event()
         self._dirty: set[SessionKey] = set()
         self._hinted: dict[SessionKey, Hint] = {}
-        self._poll_at = 0.0
-        self._pushed_at = 0.0
-        self._seen_version: tuple[int, int] | None = None
+        self._poll_at = -math.inf
+        self._pushed_at = -math.inf
+        self._seen_version: tuple[int, tuple[int, int]] | None = None
         self._seen_row = 0
         self._settled_row = 0
         self._told: tuple[object, ...] = ()
@@ -88,7 +89,8 @@ class Worker:
         return self._leadership.held
 
     def wake(self) -> None:
-        """Something was written here: look now."""
+        """Something was written here: look now. (On one connection, no version tells.)"""
+        self._seen_version = None
         self._due.set()
 
     async def run(self) -> None:
@@ -159,7 +161,7 @@ class Worker:
         push = set(self._dirty) if now >= self._pushed_at + self._options.sync_interval else set()
         if push:
             self._pushed_at = now
-        await self._sync(push - pull, pull)
+        await self._sync(push, pull)
         # Only now: what fails is done again as a whole.
         self._dirty -= push
         for key, hint in hinted.items():
@@ -202,7 +204,7 @@ class Worker:
                 await self._reachable.wait()
                 async for hint in self._central.watch():
                     if hint is None:
-                        self._poll_at = 0.0
+                        self._poll_at = -math.inf
                     else:
                         self._hinted[session_key(self._namespace, hint.session_id)] = hint
                     self._due.set()
@@ -275,19 +277,12 @@ class Worker:
     async def _sync(self, push: set[SessionKey], pull: set[SessionKey]) -> None:
         """Rounds until there is no more to push or pull. A session that can't be synced is put aside."""
         while push or pull:
-            refused: dict[SessionKey, LocalFirstError] = {}
-            more_push: set[SessionKey] = set()
-            more_pull: set[SessionKey] = set()
-            for keys, pulling in ((push, False), (pull, True)):
-                result = await self._replicator.round(keys, pull=pulling)
-                more_push |= result.push
-                more_pull |= result.pull
-                refused |= result.refused
-            for key, error in refused.items():
+            result = await self._replicator.round(push, pull)
+            for key, error in result.refused.items():
                 _logger.error("session %s can't be synced: %s", key.hex(), error)
-            self.quarantine |= refused
-            pull = more_pull - self.quarantine.keys()
-            push = more_push - pull - self.quarantine.keys()
+            self.quarantine |= result.refused
+            push = result.push - self.quarantine.keys()
+            pull = result.pull - self.quarantine.keys()
 
     async def _drain(self, wanted: dict[SessionKey, int]) -> None:
         while unsent := await self._unsent(wanted):
@@ -301,7 +296,7 @@ class Worker:
         return {key for key, head in heads.items() if head is not None and head.acked < wanted[key]}
 
     async def _pull_one(self, session_id: str) -> None:
-        key = await self._replicator.seek(session_id) or session_key(self._namespace, session_id)
+        key = await self._replicator.know(session_id)
         await self._sync(set(), {key})
         if key in self.quarantine:
             raise self.quarantine[key]

@@ -1,7 +1,7 @@
 """A central store in memory, for tests and the simulator. Stores that share a server meet, as on a real one.
 
-server = MemoryServer()
-here, there = MemoryStore(server), MemoryStore(server)
+>>> server = MemoryServer()
+>>> here, there = MemoryStore(server), MemoryStore(server)
 """
 
 from __future__ import annotations
@@ -94,26 +94,23 @@ class MemoryStore(CentralStore):
         session = self._state.sessions.get(session_id)
         acked = session.acked.get(run.origin, 0) if session else 0
         refusal = _refusal(session, run, acked)
+        now = self._now_in(session)
         if refusal:
-            return self._pushed(refusal, session or _Session(""), run, 0)
+            return _pushed(refusal, session or _Session(""), run, 0, now)
         session = self._state.sessions.setdefault(session_id, _Session(run.generation))
         rest = run.changes[acked + 1 - run.first :]
         if rest:
-            now = self._now_in(session)
             session.log += [LogEntry(seq, now, data) for seq, data in enumerate(rest, len(session.log) + 1)]
             session.digest = extend_digest(session.digest, rest)
             session.acked[run.origin] = acked + len(rest)
             for queue in self._state.watchers:
                 queue.put_nowait(Hint(session_id, session.generation, len(session.log)))
-        return self._pushed(PushStatus.OK, session, run, len(rest))
+        return _pushed(PushStatus.OK, session, run, len(rest), now)
 
-    def _pushed(self, status: PushStatus, session: _Session, run: Run, admitted: int) -> Pushed:
-        acked = session.acked.get(run.origin, 0)
-        return Pushed(status, session.generation, acked, admitted, *session.head[1:], self._now_in(session))
-
-    def _now_in(self, session: _Session) -> int:
+    def _now_in(self, session: _Session | None) -> int:
         """The clock, which may step back; the times in one log don't."""
-        return max([self.server.now(), *(entry.admitted_at for entry in session.log[-1:])])
+        now = self.server.now()
+        return max(now, session.log[-1].admitted_at) if session and session.log else now
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
         return [self._pull(want, max_bytes) for want in wants]
@@ -157,6 +154,10 @@ class MemoryStore(CentralStore):
     async def close(self) -> None:
         for queue in self._queues:
             queue.put_nowait(None)
+
+
+def _pushed(status: PushStatus, session: _Session, run: Run, admitted: int, now: int) -> Pushed:
+    return Pushed(status, session.generation, session.acked.get(run.origin, 0), admitted, *session.head[1:], now)
 
 
 def _refusal(session: _Session | None, run: Run, acked: int) -> PushStatus | None:

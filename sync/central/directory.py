@@ -176,8 +176,11 @@ class DirectoryStore:
         return await self._run(partial(self._heads, session_ids))
 
     def _heads(self, session_ids: Sequence[str]) -> list[Head | None]:
-        found = [self._session(self._head_key(session_id)) for session_id in session_ids]
-        return [session and Head(session.generation, session.seq, session.digest) for session in found]
+        return [self._head(session_id) for session_id in session_ids]
+
+    def _head(self, session_id: str) -> Head | None:
+        session = self._session(self._head_key(session_id))
+        return None if session is None else Head(session.generation, session.seq, session.digest)
 
     async def sessions(self, after: str, limit: int) -> list[str]:
         return await self._run(partial(self._sessions, after, limit))

@@ -54,5 +54,5 @@ async def _next_message(connection: AbstractConnection, server: Server) -> list[
 def _hint(message: list[Any]) -> Hint | None:
     try:
         return _decode(message[2])
-    except (IndexError, TypeError, UnicodeDecodeError, msgspec.DecodeError):
+    except (IndexError, TypeError, UnicodeDecodeError, RecursionError, msgspec.DecodeError):
         return None  # anybody may publish anything, and a hint may be lost

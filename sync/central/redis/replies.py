@@ -7,14 +7,14 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from localfirst.errors import RemoteRejected
-from sync.central.base import Head, Identity, LogEntry, Pulled, Pushed, PushStatus
+from sync.central.base import FORMAT_VERSION, Head, Identity, LogEntry, Pulled, Pushed, PushStatus
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 _Lane = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
 class _Identity(NamedTuple):
-    store_id: bytes
+    store_id: bytes | None
     format: bytes
     now: _Whole
 
@@ -49,7 +49,10 @@ class _Page(NamedTuple):
 def identity(reply: Any) -> Identity:
     """Of identify.lua."""
     fields: _Identity = _convert(reply, _Identity)
-    return Identity(_text(fields.store_id), _number(fields.format), fields.now)
+    version = _number(fields.format)
+    if fields.store_id is None and version <= FORMAT_VERSION:  # a newer one may keep it elsewhere
+        raise RemoteRejected("there is a format, and no store_id")
+    return Identity(_text(fields.store_id or b""), version, fields.now)
 
 
 def pushed(reply: Any) -> Pushed:

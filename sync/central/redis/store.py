@@ -22,8 +22,8 @@ from sync.central.redis.keys import Keys
 from sync.central.redis.scripts import Command
 
 PIPELINE_COMMANDS: Final = 1_000
-PIPELINE_BYTES: Final = 4 << 20
-"""What goes out at once; a run that is larger goes alone."""
+PIPELINE_BYTES: Final = 1 << 20
+"""What goes out at once, and on a slow line within the timeout; a run that is larger goes alone."""
 
 _HASHES: Final = struct.Struct(">II")
 _T = TypeVar("_T")
@@ -130,8 +130,7 @@ class RedisStore(CentralStore):
         return scripts.PULL.call(keys, want.generation or "", _after(want), max_bytes)
 
     async def _index_page(self, after: bytes, limit: int) -> list[bytes]:
-        bounds = (b"(" + after if after else b"-", b"+", b"LIMIT", 0, limit)
-        [answer] = await self._ask([("ZRANGEBYLEX", self._keys.sessions, *bounds)])
+        [answer] = await self._ask([("ZRANGEBYLEX", self._keys.sessions, b"(" + after, b"+", b"LIMIT", 0, limit)])
         return self._decode(answer, replies.members, self._keys.sessions)
 
     async def _existing(self, members: list[bytes]) -> list[str]:

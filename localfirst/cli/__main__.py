@@ -1,0 +1,5 @@
+"""`python -m localfirst.cli` is `localfirst`."""
+
+from localfirst.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""The typer application: which commands there are, and what becomes of an error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from io import TextIOWrapper
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from localfirst import __version__
+from localfirst.cli.demo.command import demo
+from localfirst.cli.exits import EXIT_CODES, exit_code
+from localfirst.cli.output import print_error
+from localfirst.cli.sessions import ls, show
+from localfirst.cli.status import status
+from localfirst.cli.sync import sync
+from localfirst.cli.transfer import export_session, import_session
+from localfirst.errors import LocalFirstError
+
+
+class _Commands(TyperGroup):
+    """Ends a command that raised one of our errors with one line and an exit code that says which kind it was."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LocalFirstError as error:
+            print_error(str(error))
+            raise typer.Exit(exit_code(error)) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"localfirst {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def localfirst(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Local-first sessions for agents: look at a store, sync it, move sessions in and out."""
+    # What went wrong is told once, by the command; `sync` sends the log to stderr itself.
+    logging.getLogger("localfirst").addHandler(logging.NullHandler())
+
+
+app.command(epilog=EXIT_CODES)(demo)
+app.command(epilog=EXIT_CODES)(status)
+app.command(epilog=EXIT_CODES)(sync)
+app.command(epilog=EXIT_CODES)(ls)
+app.command(epilog=EXIT_CODES)(show)
+app.command("export", epilog=EXIT_CODES)(export_session)
+app.command("import", epilog=EXIT_CODES)(import_session)
+
+
+def run() -> None:
+    """Run the command line on the arguments of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # What the terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name="localfirst")

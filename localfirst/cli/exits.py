@@ -1,0 +1,37 @@
+"""What the exit code of a command means, and which one an error gets."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from localfirst.errors import LocalFirstError, SyncTimeout
+
+
+class Exit(IntEnum):
+    """Exit codes; the same for every command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_SYNCED = 3
+    NO_SESSION = 4
+
+
+EXIT_CODES = (
+    "Exit codes: 0 it went well, 1 it failed, 2 wrong usage, 3 not in sync or not everything synced, 4 no such session."
+)
+
+
+class NoSession(LocalFirstError):
+    """There is no such session in this store."""
+
+
+def exit_code(error: LocalFirstError) -> Exit:
+    """The exit code for a command that an error ended.
+
+    >>> exit_code(SyncTimeout())
+    <Exit.NOT_SYNCED: 3>
+    """
+    if isinstance(error, SyncTimeout):
+        return Exit.NOT_SYNCED
+    return Exit.NO_SESSION if isinstance(error, NoSession) else Exit.FAILED

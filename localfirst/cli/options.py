@@ -1,0 +1,35 @@
+"""The options that commands share, so that they are spelled and explained the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StorePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        envvar="LOCALFIRST_HOME",
+        metavar="PATH",
+        help="Directory of the store. Without it: the platform's directory for user data.",
+        show_default=False,
+    ),
+]
+Remote = Annotated[
+    str | None,
+    typer.Option(
+        "--remote",
+        envvar="LOCALFIRST_REMOTE",
+        metavar="URL",
+        help="The central store: redis://, rediss://, unix://, postgresql:// or file:///directory.",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+Namespace = Annotated[
+    str, typer.Option("--namespace", metavar="NAME", help="Tenant or application that the sessions belong to.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session.", show_default=False)]

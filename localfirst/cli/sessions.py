@@ -1,0 +1,132 @@
+"""`localfirst ls` and `localfirst show`: the sessions of a store, without disturbing those who use it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from localfirst.cli import stores
+from localfirst.cli.options import AsJson, Namespace, Remote, SessionId, StorePath
+from localfirst.cli.output import ago, console, one_line, plain, print_json, size, state_text
+from localfirst.status import SessionInfo
+
+_STYLES = {"user": "bold cyan", "assistant": "bold green", "call": "magenta", "output": "magenta"}
+
+
+def ls(
+    store: StorePath = None,
+    remote: Remote = None,
+    namespace: Namespace = "default",
+    prefix: Annotated[str, typer.Option("--prefix", help="Only sessions whose id begins with this.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the sessions of a store.
+
+    Nothing is fetched or sent. With --remote, sessions that are not in the central store yet show as pending rather
+    than local.
+    """
+    with stores.to_read(store, namespace) as opened:
+        infos = [_with_state(info, remote=remote is not None) for info in opened.sessions(prefix)]
+    if as_json:
+        print_json(infos)
+    elif infos:
+        console().print(_table(infos))
+    else:
+        typer.echo("no sessions")
+
+
+def show(
+    session: SessionId,
+    store: StorePath = None,
+    namespace: Namespace = "default",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=0, help="Only the last so many items.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one session: its items, oldest first, and its metadata."""
+    with stores.to_read(store, namespace) as opened:
+        info = _with_state(stores.find(opened, session))
+        content = opened.session(session).export()
+    items = content["items"] if limit is None else content["items"][len(content["items"]) - limit :]
+    if as_json:
+        print_json({"session": info, "items": items, "metadata": content["metadata"]})
+    else:
+        _print_session(info, items, content["metadata"])
+
+
+def _with_state(info: SessionInfo, *, remote: bool = False) -> SessionInfo:
+    return replace(info, state=stores.state_of(info, remote=remote))
+
+
+def _table(infos: list[SessionInfo]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("session", overflow="fold")
+    for name in ("items", "size", "pending"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("state", "changed"):
+        table.add_column(name, no_wrap=True)
+    for info in infos:
+        table.add_row(
+            Text(plain(info.session_id)),
+            str(info.items),
+            size(info.bytes),
+            str(info.pending),
+            state_text(info.state),
+            ago(info.updated_at),
+        )
+    return table
+
+
+def _print_session(info: SessionInfo, items: list[Any], metadata: dict[str, Any]) -> None:
+    out = console()
+    waiting = f", {info.pending} pending" if info.pending else ""
+    head = Text(plain(info.session_id), style="bold")
+    out.print(head.append(f"  {info.items} items, {size(info.bytes)}, {info.state}{waiting}", style="dim"))
+    for key, value in metadata.items():
+        out.print(Text.assemble((f"{plain(key)} ", "yellow"), plain(json.dumps(value, ensure_ascii=False))))
+    for item in items:
+        kind, text = describe(item)
+        out.print(Text.assemble((f"\n{plain(kind)}\n", _STYLES.get(kind, "bold")), plain(text)))
+
+
+def describe(item: Any) -> tuple[str, str]:
+    """Who or what an item is from, and what it says, in the formats of OpenAI's and most other APIs.
+
+    >>> describe({"role": "user", "content": "Hello"})
+    ('user', 'Hello')
+    >>> describe({"type": "function_call", "name": "look", "arguments": "{}"})
+    ('call', 'look({})')
+    """
+    if not isinstance(item, dict):
+        return "item", json.dumps(item, ensure_ascii=False)
+    if item.get("type") == "function_call":
+        return "call", f"{item.get('name')}({item.get('arguments')})"
+    if item.get("type") == "function_call_output":
+        return "output", _text_of(item.get("output"))
+    if "role" in item and "content" in item:
+        return str(item["role"]), _text_of(item["content"])
+    return str(item.get("type", "item")), json.dumps(item, ensure_ascii=False)
+
+
+def brief(item: Any, width: int) -> tuple[str, str]:
+    """As `describe`, on one line."""
+    kind, text = describe(item)
+    return kind, one_line(text, width)
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    return "\n".join(
+        part["text"]
+        if isinstance(part, dict) and isinstance(part.get("text"), str)
+        else json.dumps(part, ensure_ascii=False)
+        for part in parts
+    )

@@ -1,0 +1,151 @@
+"""`localfirst status`: how a store and its central store stand to each other, once or again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from localfirst.cli import stores
+from localfirst.cli.exits import Exit
+from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
+from localfirst.cli.output import ago, console, duration, plain, print_json, size, state_text
+from localfirst.status import StoreStatus
+from localfirst.store import Store
+from sync.central import describe
+from sync.leader import is_led
+from sync.status import SyncStatus, published
+
+
+def status(
+    store: StorePath = None,
+    remote: Remote = None,
+    namespace: Namespace = "default",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until interrupted.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between looks.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how a store and its central store stand to each other.
+
+    Only looks: it neither syncs nor connects, and tells what the process that syncs the directory wrote down. Exits
+    with 3 when sync is blocked, offline, or stopped with changes waiting, and when a session is quarantined.
+    """
+    with stores.to_read(store, namespace) as opened:
+
+        def look() -> StoreStatus:
+            return _look(opened, remote)
+
+        last = _watch(look, interval, as_json) if watch else _once(look, as_json)
+    raise typer.Exit(Exit.OK if in_order(last) else Exit.NOT_SYNCED)
+
+
+def in_order(status: StoreStatus) -> bool:
+    """Whether everything is in the central store or on its way, or there is none."""
+    if status.quarantined:
+        return False
+    if status.state == "stopped":
+        return status.pending_changes == 0
+    return status.state in ("local", "connecting", "online")
+
+
+def _look(store: Store, remote: str | None) -> StoreStatus:
+    found = store.status()
+    sync = published(store.path)
+    led = is_led(store.path)
+    if led and sync is not None:
+        found = _told(found, sync)
+    elif remote is not None or sync is not None:
+        found = replace(found, state="connecting" if led else "stopped")
+    return replace(found, remote=describe(remote) if remote else None)
+
+
+def _told(status: StoreStatus, sync: SyncStatus) -> StoreStatus:
+    return replace(
+        status,
+        state=sync.state,
+        last_synced_at=_utc(sync.last_synced_at),
+        last_error=sync.last_error,
+        clock_offset=sync.clock_offset,
+        quarantined=sync.quarantined,
+    )
+
+
+def _utc(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)
+
+
+def _once(look: Callable[[], StoreStatus], as_json: bool) -> StoreStatus:
+    found = look()
+    if as_json:
+        print_json(found)
+    else:
+        console().print(table(found))
+    return found
+
+
+def _watch(look: Callable[[], StoreStatus], interval: float, as_json: bool) -> StoreStatus:
+    found = look()
+    out = console()
+    try:
+        if out.is_terminal and not as_json:
+            with Live(table(found), console=out, auto_refresh=False) as live:
+                while True:
+                    time.sleep(interval)
+                    found = look()
+                    live.update(table(found), refresh=True)
+        while True:
+            if as_json:
+                print_json(found)
+            else:
+                out.print(line(found))
+            time.sleep(interval)
+            found = look()
+    except KeyboardInterrupt:  # The way to end it.
+        return found
+
+
+def table(status: StoreStatus) -> Table:
+    """A status for people."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in _rows(status):
+        grid.add_row(name, value)
+    return grid
+
+
+def _rows(status: StoreStatus) -> list[tuple[str, Text]]:
+    oldest = status.oldest_pending_seconds
+    age = f", the oldest for {duration(oldest)}" if oldest is not None else ""
+    rows = [
+        ("state", state_text(status.state)),
+        ("pending", Text(f"{status.pending_changes} changes, {size(status.pending_bytes)}{age}")),
+        ("synced", Text(ago(status.last_synced_at))),
+        ("remote", Text(plain(status.remote or "not named"))),
+        ("store", Text(plain(status.path))),
+        ("replica", Text(plain(status.replica_id))),
+    ]
+    if status.clock_offset is not None:
+        rows.insert(3, ("clock", Text(f"central store {status.clock_offset:+.3f} s")))
+    if status.quarantined:
+        rows.insert(1, ("quarantined", Text(f"{status.quarantined} sessions", style="bold red")))
+    if status.last_error:
+        rows.insert(1, ("error", Text(plain(status.last_error), style="red")))
+    return rows
+
+
+def line(status: StoreStatus) -> Text:
+    """A status on one line, for logs."""
+    text = Text.assemble(
+        time.strftime("%H:%M:%S "), state_text(status.state), f", {status.pending_changes} changes pending"
+    )
+    if status.quarantined:
+        text.append(f", {status.quarantined} sessions quarantined")
+    return text.append(f": {' '.join(plain(status.last_error).split())}") if status.last_error else text

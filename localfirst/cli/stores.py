@@ -1,0 +1,68 @@
+"""How commands open a store: to look at it without disturbing those who use it, or to write to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_data_path
+
+import localfirst
+from localfirst.cli.exits import NoSession
+from localfirst.errors import ConfigurationError
+from localfirst.status import SessionInfo
+from localfirst.store import Store
+
+SessionState = Literal["local", "pending", "synced", "quarantined"]
+
+
+def home(path: Path | None) -> Path:
+    """The directory that a command means."""
+    return (path or user_data_path("localfirst")).absolute()
+
+
+@contextmanager
+def to_read(path: Path | None, namespace: str) -> Iterator[Store]:
+    """A store to look at, which must be there. It knows no central store: whoever closes one that does, syncs it."""
+    directory = home(path)
+    if not (directory / "data").is_dir():
+        raise ConfigurationError(f"there is no store in {directory}: name another by --store or $LOCALFIRST_HOME")
+    with closing(open_local(directory, namespace)) as store:
+        yield store
+
+
+@contextmanager
+def to_write(path: Path | None, namespace: str) -> Iterator[Store]:
+    """A store to write to, made if it is missing. What is written goes up by whoever syncs the directory."""
+    with closing(open_local(home(path), namespace)) as store:
+        yield store
+
+
+def open_local(path: Path, namespace: str) -> Store:
+    """Open a store without a central store, whatever the environment says."""
+    inherited = os.environ.pop("LOCALFIRST_REMOTE", None)
+    try:
+        return localfirst.open(path, namespace=namespace, worker="none")
+    finally:
+        if inherited is not None:
+            os.environ["LOCALFIRST_REMOTE"] = inherited
+
+
+def find(store: Store, session_id: str) -> SessionInfo:
+    """What is known of one session. Raises `NoSession`."""
+    for info in store.sessions(prefix=session_id):
+        if info.session_id == session_id:
+            return info
+        break  # They come in the order of their ids: the session itself would have been the first.
+    raise NoSession(f"there is no session {session_id!r} in namespace {store.namespace!r} of {store.path}")
+
+
+def state_of(info: SessionInfo, *, remote: bool = False) -> SessionState:
+    """The state of a session of a store that was opened without its central store; `remote`: it has one."""
+    if info.state == "quarantined":
+        return info.state
+    known_there = info.state != "local"
+    return "pending" if info.pending and (remote or known_there) else info.state

@@ -1,0 +1,111 @@
+"""`localfirst sync`: the worker as a process of its own, for systemd or as a sidecar; or one sync, for cron."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+import localfirst
+from localfirst.cli import stores
+from localfirst.cli.exits import Exit
+from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
+from localfirst.cli.output import console, print_error, print_json
+from localfirst.cli.status import line
+from localfirst.status import StoreStatus
+
+_LOOK_SECONDS = 0.2
+
+
+def sync(
+    store: StorePath = None,
+    remote: Remote = None,
+    namespace: Namespace = "default",
+    once: Annotated[bool, typer.Option("--once", help="Send what is pending, fetch what is new, and exit.")] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds that --once may take, or the last flush at the end.")
+    ] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Sync a store with its central store until SIGINT or SIGTERM.
+
+    Applications on the same directory open it with worker="none", or with a worker of their own, which then waits for
+    this process to end. Every change of state is told on one line. Exits with 3 when changes are left at the end; they
+    stay in the store and go up the next time.
+    """
+    if remote is None:
+        raise typer.BadParameter("name the central store by --remote or $LOCALFIRST_REMOTE", param_hint="--remote")
+    if once:
+        _sync_once(stores.home(store), remote, namespace, timeout, as_json)
+    else:
+        _sync_on(stores.home(store), remote, namespace, timeout, as_json)
+
+
+def _sync_once(path: Path, remote: str, namespace: str, timeout: float, as_json: bool) -> None:
+    opened = localfirst.open(path, remote=remote, namespace=namespace, worker="none")
+    deadline = time.monotonic() + timeout
+    try:
+        opened.flush(timeout)
+        opened.refresh(max(0.0, deadline - time.monotonic()))
+        found = opened.status()
+    finally:
+        opened.close(timeout=0.1)  # It was tried for long enough.
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"in sync with {found.remote}")
+
+
+def _sync_on(path: Path, remote: str, namespace: str, timeout: float, as_json: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    stop = _until_signalled()
+    opened = localfirst.open(path, remote=remote, namespace=namespace)
+    try:
+        _tell_changes(opened, stop, as_json)
+    finally:
+        opened.close(timeout)
+    with stores.to_read(path, namespace) as left:
+        pending = left.status().pending_changes
+    if pending:
+        print_error(f"stopped with {pending} changes pending; they stay in {path} and go up at the next sync")
+        raise typer.Exit(Exit.NOT_SYNCED)
+
+
+def _until_signalled() -> threading.Event:
+    """Set by the first SIGINT or SIGTERM; a second one of the same kind ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop
+
+
+def _tell_changes(store: localfirst.Store, stop: threading.Event, as_json: bool) -> None:
+    """One line whenever the state changes, and whenever changes begin to wait or no longer do."""
+    out = console()
+    told: tuple[object, ...] = ()
+    while not stop.is_set():
+        status = store.status()
+        news = _news(status)
+        if news != told:
+            told = news
+            if as_json:
+                print_json(status)
+            else:
+                out.print(line(status))
+            out.file.flush()  # Whoever reads the other end of a pipe waits for this.
+        stop.wait(_LOOK_SECONDS)
+
+
+def _news(status: StoreStatus) -> tuple[object, ...]:
+    return status.state, status.last_error, status.leader, status.pending_changes == 0, status.quarantined

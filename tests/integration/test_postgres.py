@@ -1,0 +1,420 @@
+"""What is particular to the Postgres store: its schema, roles, poolers, failures, and the plans of its statements."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from localfirst.errors import (
+    ConfigurationError,
+    LocalFirstError,
+    RemoteRejected,
+    RemoteUnavailable,
+    RemoteVersionError,
+)
+from localfirst.testing.conformance import CASES, check
+from localfirst.testing.conformance.harness import bodies, changes, following, run, whole_log
+from localfirst.testing.servers import PostgresServer
+from sync.central.base import FORMAT_VERSION, Hint, PushStatus
+from sync.central.postgres import PostgresStore, hints, store
+from sync.central.postgres.schema import STEPS
+from sync.central.postgres.statements import QUERIES, SCHEMA
+from tests.conftest import OwnPostgres
+
+NAMESPACE = "test"
+PAGE = 1 << 20
+
+OpenStore = Callable[..., PostgresStore]
+
+
+@pytest.fixture
+async def open_store(postgres_url: str) -> AsyncIterator[OpenStore]:
+    """Open stores on the test's database, with options of the URL."""
+    async with AsyncExitStack() as stack:
+
+        def connect(options: str = "", url: str = postgres_url) -> PostgresStore:
+            opened = PostgresStore(f"{url}{options}", NAMESPACE)
+            stack.push_async_callback(opened.close)
+            return opened
+
+        yield connect
+
+
+@pytest.fixture
+async def connection(postgres_url: str) -> AsyncIterator[Any]:
+    """A connection of an administrator."""
+    opened = await asyncpg.connect(postgres_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def own_server(own_postgres: OwnPostgres) -> PostgresServer:
+    return own_postgres()
+
+
+# The schema.
+
+
+async def test_eight_stores_create_the_schema_at_once(open_store: OpenStore, connection: Any) -> None:
+    identities = await asyncio.gather(*(open_store().identify() for _ in range(8)))
+    assert len({identity.store_id for identity in identities}) == 1
+    rows = await connection.fetch("select store_id, format, schema_step from localfirst.store")
+    assert [tuple(row) for row in rows] == [(identities[0].store_id, FORMAT_VERSION, len(STEPS))]
+
+
+async def test_everything_is_in_one_schema_and_explained(open_store: OpenStore, connection: Any) -> None:
+    await open_store().identify()
+    outside = "select count(*) from pg_class where relnamespace = 'public'::regnamespace"
+    assert await connection.fetchval(outside) == 0
+    unexplained = await connection.fetch(
+        """select relname from pg_class where relnamespace = 'localfirst'::regnamespace and relkind in ('r', 'v')
+        and obj_description(oid) is null"""
+    )
+    assert unexplained == []
+
+
+async def test_an_older_schema_is_brought_up_to_date(open_store: OpenStore, connection: Any) -> None:
+    await connection.execute(SCHEMA[STEPS[0]])
+    await connection.execute(QUERIES["remember_schema"], "known", FORMAT_VERSION, 1)
+    identities = await asyncio.gather(*(open_store().identify() for _ in range(4)))
+    assert {identity.store_id for identity in identities} == {"known"}
+    assert await connection.fetchval("select schema_step from localfirst.store") == len(STEPS)
+    await connection.fetch("select * from localfirst.items")
+
+
+async def test_a_failed_creation_leaves_nothing(
+    open_store: OpenStore, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCHEMA, STEPS[-1], "select no_such_function()")
+    with pytest.raises(ConfigurationError):
+        await open_store().identify()
+    assert await connection.fetchval("select to_regnamespace('localfirst')") is None
+
+
+async def test_a_newer_format_is_left_alone(open_store: OpenStore, connection: Any) -> None:
+    await open_store().identify()
+    await connection.execute("update localfirst.store set format = $1, schema_step = 0", FORMAT_VERSION + 1)
+    with pytest.raises(RemoteVersionError, match="upgrade"):
+        await open_store().identify()
+    row = await connection.fetchrow("select format, schema_step from localfirst.store")
+    assert tuple(row) == (FORMAT_VERSION + 1, 0)
+
+
+async def test_a_database_that_can_not_hold_all_text_is_refused(
+    open_store: OpenStore, connection: Any, postgres_url: str
+) -> None:
+    name = f"latin_{secrets.token_hex(8)}"
+    await connection.execute(f"create database {name} encoding 'LATIN1' locale 'C' template template0")
+    try:
+        latin = open_store(url=urlsplit(postgres_url)._replace(path=f"/{name}").geturl())
+        with pytest.raises(ConfigurationError, match="UTF8"):
+            await latin.identify()
+        await latin.close()
+    finally:
+        await connection.execute(f"drop database {name}")
+
+
+# Roles and credentials.
+
+
+@asynccontextmanager
+async def application_role(connection: Any, url: str) -> AsyncIterator[tuple[str, str]]:
+    """A role that owns nothing and may create nothing: its name, and the URL for it."""
+    name, password = f"app_{secrets.token_hex(8)}", secrets.token_hex(8)
+    await connection.execute(f"create role {name} login password '{password}'")
+    parts = urlsplit(url)
+    try:
+        yield name, parts._replace(netloc=f"{name}:{password}@{parts.hostname}:{parts.port}").geturl()
+    finally:
+        await connection.execute(f"drop owned by {name}; drop role {name}")
+
+
+async def test_a_role_that_may_create_nothing_uses_what_is_there(
+    open_store: OpenStore, connection: Any, postgres_url: str
+) -> None:
+    async with application_role(connection, postgres_url) as (role, url):
+        application = open_store(url=url)
+        with pytest.raises(ConfigurationError, match="grant"):
+            await application.identify()
+        identity = await open_store().identify()
+        with pytest.raises(ConfigurationError, match="grant"):
+            await application.identify()
+        await connection.execute(
+            f"""grant usage on schema localfirst to {role};
+            grant select, insert, update, delete on all tables in schema localfirst to {role}"""
+        )
+        assert (await application.identify()).store_id == identity.store_id
+        await application.push([run("s", "r1", 1, 3)])
+        assert bodies(await whole_log(application, "s")) == changes("r1", 1, 3)
+        await application.close()
+
+
+async def test_a_wrong_password_is_told_without_it(own_postgres: OwnPostgres) -> None:
+    server = own_postgres(password="right")
+    wrong = PostgresStore(server.url.replace("right", "wr0ng-p4ss"), NAMESPACE)
+    for call in (wrong.identify(), wrong.heads(["s"]), anext(wrong.watch())):
+        with pytest.raises(ConfigurationError, match="check the user and the password") as caught:
+            await call
+        assert f"postgresql://127.0.0.1:{server.port}/postgres" in str(caught.value)
+        assert "wr0ng-p4ss" not in f"{caught.value}{caught.value.__cause__}"
+    await wrong.close()
+
+
+async def test_an_unknown_database_is_for_somebody_to_correct(open_store: OpenStore, postgres_url: str) -> None:
+    unknown = open_store(url=urlsplit(postgres_url)._replace(path="/no_such_database").geturl())
+    with pytest.raises(ConfigurationError, match="create the database"):
+        await unknown.identify()
+
+
+async def test_an_unknown_option_is_for_somebody_to_correct(open_store: OpenStore) -> None:
+    with pytest.raises(ConfigurationError, match="no_such_option"):
+        await open_store("?no_such_option=1").identify()
+
+
+# Poolers.
+
+
+async def test_all_of_conformance_without_prepared_statements_and_hints(postgres_url: str) -> None:
+    url = f"{postgres_url}?notify=off&statement_cache_size=0"
+    for case in CASES:
+        await check(case, lambda namespace: PostgresStore(url, namespace))
+
+
+async def test_behind_a_pooler_nothing_outlives_a_transaction(open_store: OpenStore) -> None:
+    pooled = open_store("?notify=off&statement_cache_size=0")
+    await pooled.identify()
+    await pooled.push([run("s", "r1", 1, 1)])
+    async with pooled._connection() as used:
+        assert used.is_in_transaction(), "between its steps a statement may not move to another server"
+        assert await used.fetch("select * from pg_prepared_statements where name <> ''") == []
+        assert await used.fetch("select * from pg_listening_channels()") == []
+
+
+async def test_without_hints_watching_ends_at_once(open_store: OpenStore) -> None:
+    assert [hint async for hint in open_store("?notify=off").watch()] == []
+
+
+# A server that fails.
+
+
+async def failing_for_now(call: Callable[[], Any]) -> None:
+    with pytest.raises(RemoteUnavailable):
+        await call()
+
+
+async def test_a_killed_server_comes_back_to_the_same_store(own_server: PostgresServer) -> None:
+    survivor = PostgresStore(own_server.url, NAMESPACE)
+    before = await survivor.identify()
+    await asyncio.gather(*(survivor.push([run(f"s{i}", "r1", 1, 2)]) for i in range(4)))
+    own_server.kill()
+    for _ in range(5):
+        await failing_for_now(lambda: survivor.heads(["s0"]))
+    await failing_for_now(survivor.identify)
+    own_server.start()
+    assert (await survivor.identify()).store_id == before.store_id
+    answers = await asyncio.gather(*(survivor.push([following(f"s{i}", "r1", 2, 2)]) for i in range(4)))
+    assert [pushed.head for [pushed] in answers] == [3] * 4
+    await survivor.close()
+
+
+async def test_a_restart_between_two_calls_is_noticed_at_most_once(own_server: PostgresServer) -> None:
+    survivor = PostgresStore(own_server.url, NAMESPACE)
+    await survivor.identify()
+    own_server.restart()
+    await asyncio.sleep(0.1)
+    assert await survivor.heads(["s"]) == [None]
+    await survivor.close()
+
+
+async def test_a_silent_server_is_noticed(own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "COMMAND_SECONDS", 0.5)
+    monkeypatch.setattr(store, "CONNECT_SECONDS", 0.5)
+    survivor = PostgresStore(own_server.url, NAMESPACE)
+    await survivor.identify()
+    own_server.pause()
+    start = time.monotonic()
+    await asyncio.gather(*(failing_for_now(lambda: survivor.heads(["s"])) for _ in range(8)))
+    assert time.monotonic() - start < 5
+    own_server.resume()
+    assert await survivor.heads(["s"]) == [None]
+    await survivor.close()
+
+
+async def test_a_watcher_notices_that_its_server_was_killed(own_server: PostgresServer) -> None:
+    watching = PostgresStore(own_server.url, NAMESPACE).watch()
+    assert await anext(watching) is None
+    own_server.kill()
+    await failing_for_now(lambda: asyncio.wait_for(anext(watching), 10))
+
+
+async def test_a_watcher_notices_that_its_server_is_silent(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hints, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(hints, "ANSWER_SECONDS", 0.3)
+    watching = PostgresStore(own_server.url, NAMESPACE).watch()
+    assert await anext(watching) is None
+    next_hint = asyncio.ensure_future(anext(watching))
+    await asyncio.sleep(1)
+    assert not next_hint.done(), "a server that answers is not given up"
+    own_server.pause()
+    with pytest.raises(RemoteUnavailable):
+        await asyncio.wait_for(next_hint, 10)
+    own_server.resume()
+
+
+async def test_a_server_that_is_read_only_for_now_is_tried_again(open_store: OpenStore) -> None:
+    await open_store().identify()
+    standby = open_store("?default_transaction_read_only=on")
+    await standby.identify()
+    await failing_for_now(lambda: standby.push([run("s", "r1", 1, 1)]))
+
+
+async def test_a_closed_store_says_so(open_store: OpenStore) -> None:
+    closed = open_store()
+    watching = closed.watch()
+    assert await anext(watching) is None
+    await closed.close()
+    await failing_for_now(lambda: anext(watching))
+    await failing_for_now(closed.identify)
+    await failing_for_now(lambda: anext(closed.watch()))
+
+
+# Pushes that disturb each other.
+
+
+async def test_two_replicas_over_the_same_sessions_in_opposite_orders(open_store: OpenStore) -> None:
+    names = [f"session-{number:02}" for number in range(50)]
+    replicas = [open_store() for _ in range(2)]
+    await replicas[0].identify()
+
+    async def push_all(number: int, order: list[str]) -> None:
+        for first in range(1, 41):
+            pushed = await replicas[number].push([run(name, f"r{number}", first, 1) for name in order])
+            assert {each.admitted for each in pushed} == {1}
+
+    await asyncio.gather(push_all(0, names), push_all(1, names[::-1]))
+    heads = await replicas[0].heads(names)
+    assert {head.seq for head in heads if head} == {80}
+
+
+async def test_one_refused_run_does_not_lose_the_others(open_store: OpenStore, connection: Any) -> None:
+    shared = open_store()
+    await shared.identify()
+    await shared.push([run("damaged", "r1", 1, 1)])
+    await connection.execute("update localfirst.sessions set head = 0 where session_id = 'damaged'")
+    with pytest.raises(RemoteRejected, match="damaged"):
+        await shared.push(
+            [run("a", "r1", 1, 1), following("damaged", "r1", 2, 1), run("b", "a\0b", 1, 1), run("c", "r1", 1, 1)]
+        )
+    heads = await shared.heads(["a", "damaged", "b", "c"])
+    assert [head and head.seq for head in heads] == [1, 0, None, 1]
+
+
+async def test_a_cancelled_push_harms_nothing(open_store: OpenStore, connection: Any) -> None:
+    shared = open_store()
+    await shared.identify()
+    await shared.push([run("s", "r1", 1, 1)])
+    async with connection.transaction():
+        await connection.execute("select from localfirst.sessions for update")
+        pushing = [asyncio.ensure_future(shared.push([following("s", "r1", 2, 3)])) for _ in range(6)]
+        await asyncio.sleep(0.3)
+        for each in pushing:
+            each.cancel()
+        done = await asyncio.gather(*pushing, return_exceptions=True)
+        assert [type(each) for each in done] == [asyncio.CancelledError] * 6
+        assert [head and head.seq for head in await shared.heads(["s"])] == [1]
+    [pushed] = await shared.push([following("s", "r1", 2, 3)])
+    assert (pushed.status, pushed.acked, pushed.head) == (PushStatus.OK, 4, 4)
+    assert bodies(await whole_log(shared, "s")) == changes("r1", 1, 4)
+
+
+async def test_the_time_of_admission_never_goes_backwards(open_store: OpenStore, connection: Any) -> None:
+    shared = open_store()
+    await shared.identify()
+    [first] = await shared.push([run("s", "r1", 1, 1)])
+    await connection.execute("update localfirst.sessions set updated_at = updated_at + interval '1 hour'")
+    [second] = await shared.push([run("s", "r1", 2, 1)])
+    [other] = await shared.push([run("other", "r1", 1, 1)])
+    assert second.admitted_at == first.admitted_at + 3_600_000
+    assert other.admitted_at < second.admitted_at
+
+
+async def test_hints_tell_generation_and_place(open_store: OpenStore) -> None:
+    shared = open_store()
+    await shared.identify()
+    watching = shared.watch()
+    assert await anext(watching) is None
+    await shared.push([run("s", "r1", 1, 3, generation="g1")])
+    assert await asyncio.wait_for(anext(watching), 10) == Hint("s", "g1", 3)
+
+
+async def test_what_a_watcher_can_not_keep_or_read_means_that_anything_moved(
+    open_store: OpenStore, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = open_store()
+    await shared.identify()
+    watching = shared.watch()
+    assert await anext(watching) is None
+    await connection.execute("select pg_notify($1, 'nonsense')", hints.channel(NAMESPACE))
+    assert await asyncio.wait_for(anext(watching), 10) is None
+    monkeypatch.setattr(hints, "MAX_WAITING", 5)
+    await shared.push([run(f"s{number}", "r1", 1, 1) for number in range(6)])
+    assert await asyncio.wait_for(anext(watching), 10) is None
+
+
+# Data that is not as it should be.
+
+
+DAMAGE = {
+    "head beyond the log": "update localfirst.sessions set head = head + 1",
+    "end of the log lost": "delete from localfirst.changes where seq = 5",
+    "hole in the log": "delete from localfirst.changes where seq = 3",
+    "start of the log lost": "delete from localfirst.changes where seq <= 2",
+    "all of the log lost": "delete from localfirst.changes",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("page", [1, 200, PAGE])
+async def test_a_log_with_a_hole_never_passes_for_a_shorter_one(
+    open_store: OpenStore, connection: Any, damage: str, page: int
+) -> None:
+    shared = open_store()
+    await shared.identify()
+    await shared.push([run("s", "r1", 1, 5)])
+    await connection.execute(DAMAGE[damage])
+    with pytest.raises(RemoteRejected, match="'s' is damaged"):
+        await whole_log(shared, "s", page)
+
+
+async def test_a_session_without_its_log_is_not_pushed_to(open_store: OpenStore, connection: Any) -> None:
+    shared = open_store()
+    await shared.identify()
+    await shared.push([run("s", "r1", 1, 5)])
+    await connection.execute("delete from localfirst.sessions")
+    for again in (run("s", "r1", 1, 5), run("s", "r2", 1, 1)):
+        with pytest.raises(RemoteRejected):
+            await shared.push([again])
+    assert await shared.heads(["s"]) == [None], "what was refused made no session"
+
+
+async def test_a_schema_that_was_dropped_is_made_anew(open_store: OpenStore, connection: Any) -> None:
+    shared = open_store()
+    before = await shared.identify()
+    await shared.push([run("s", "r1", 1, 1)])
+    await connection.execute("drop schema localfirst cascade")
+    with pytest.raises(LocalFirstError):
+        await shared.push([run("s", "r1", 2, 1)])
+    after = await shared.identify()
+    assert after.store_id != before.store_id
+    assert await shared.heads(["s"]) == [None]

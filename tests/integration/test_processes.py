@@ -1,0 +1,190 @@
+"""Many processes, threads and event loops on one directory: invariant 12."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import localfirst
+from localfirst.log import Log
+
+_spawn = multiprocessing.get_context("spawn")
+_fork = multiprocessing.get_context("fork")
+
+
+def in_processes(context: Any, count: int, target: Callable[..., None], *arguments: Any) -> None:
+    """Run target(number, *arguments) in processes, and fail if one of them does."""
+    processes = [context.Process(target=target, args=(number, *arguments)) for number in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * count
+
+
+def add_hundred(number: int, path: Path) -> None:
+    with localfirst.open(path) as store:
+        session = store.session("shared")
+
+        async def add() -> None:
+            for place in range(100):
+                await session.add_items([[number, place]])
+
+        asyncio.run(add())
+
+
+def assert_complete(path: Path, writers: int) -> None:
+    with localfirst.open(path) as store:
+        items = list(store.session("shared"))
+    assert sorted(items) == [[number, place] for number in range(writers) for place in range(100)]
+    for number in range(writers):
+        assert [place for writer, place in items if writer == number] == list(range(100))
+
+
+def test_eight_processes_lose_and_double_nothing(tmp_path: Path) -> None:
+    in_processes(_spawn, 8, add_hundred, tmp_path)
+    assert_complete(tmp_path, 8)
+
+
+def test_eight_threads_lose_and_double_nothing(tmp_path: Path) -> None:
+    with localfirst.open(tmp_path) as store:
+        session = store.session("shared")
+        failed: list[BaseException] = []
+
+        def add(number: int) -> None:
+            try:
+                for place in range(100):
+                    asyncio.run(session.add_items([[number, place]]))
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+        threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failed
+    assert_complete(tmp_path, 8)
+
+
+def pop_all(number: int, path: Path) -> None:
+    with localfirst.open(path) as store:
+        session = store.session("shared")
+        popped = []
+        while (item := asyncio.run(session.pop_item())) is not None:
+            popped.append(item)
+        (path / f"popped-{number}").write_text("\n".join(popped))
+
+
+def test_concurrent_pops_never_return_one_item_twice(tmp_path: Path) -> None:
+    with localfirst.open(tmp_path) as store:
+        asyncio.run(store.session("shared").add_items([str(number) for number in range(400)]))
+    in_processes(_spawn, 4, pop_all, tmp_path)
+    popped = [line for number in range(4) for line in (tmp_path / f"popped-{number}").read_text().split()]
+    assert sorted(popped, key=int) == [str(number) for number in range(400)]
+
+
+def open_once(number: int, path: Path, ready: Any) -> None:
+    ready.wait(30)
+    log = Log(path / "data")
+    (path / f"id-{number}").write_text(log.replica_id())
+    log.rows.insert(b"n%d" % number, b"v")
+
+
+def test_sixteen_processes_open_a_new_directory_at_once(tmp_path: Path) -> None:
+    ready = _spawn.Barrier(16)
+    in_processes(_spawn, 16, open_once, tmp_path, ready)
+    assert len({(tmp_path / f"id-{number}").read_text() for number in range(16)}) == 1
+    assert len(Log(tmp_path / "data").rows.range(b"n", b"o")) == 16
+
+
+def answer(number: int, path: Path, asked: Any, answered: Any) -> None:
+    with localfirst.open(path) as store:
+        session = store.session("shared")
+        for _ in range(20):
+            assert asked.acquire(timeout=30)
+            last = list(session)[-1]
+            session.add_message("assistant", last["content"] + 1)
+            answered.release()
+
+
+def test_two_processes_see_each_others_items_at_the_next_read(tmp_path: Path) -> None:
+    asked, answered = _spawn.Semaphore(0), _spawn.Semaphore(0)
+    other = _spawn.Process(target=answer, args=(0, tmp_path, asked, answered))
+    other.start()
+    with localfirst.open(tmp_path) as store:
+        session = store.session("shared")
+        for number in range(0, 40, 2):
+            session.add_message("user", number)
+            asked.release()
+            assert answered.acquire(timeout=30)
+            assert session.get_messages(1)[0]["content"] == number + 1
+    other.join(30)
+    assert other.exitcode == 0
+
+
+def write_in_child(number: int, store: localfirst.Store) -> None:
+    """The store came through the fork; its connections must not be used here."""
+    session = store.session("shared")
+    for place in range(100):
+        session.add_message("user", [number, place])
+    assert store.status().pending_changes >= 100
+    os._exit(0)
+
+
+def test_children_of_a_fork_go_on_with_the_store(tmp_path: Path) -> None:
+    with localfirst.open(tmp_path) as store:
+        store.session("shared").add_message("user", "parent before")
+        in_processes(_fork, 4, write_in_child, store)
+        session = store.session("shared")
+        session.add_message("user", "parent after")
+        contents = [message["content"] for message in session.get_messages()]
+    assert contents[0] == "parent before"
+    assert contents[-1] == "parent after"
+    assert sorted(contents[1:-1]) == [[number, place] for number in range(4) for place in range(100)]
+
+
+def test_a_busy_directory_does_not_stop_the_event_loop(tmp_path: Path) -> None:
+    """A lock that somebody else holds is waited for off the loop, and calls stay in order."""
+
+    async def main(store: localfirst.Store) -> None:
+        session = store.session("s")
+        await session.add_items([0])
+        blocker = Log(tmp_path / "data")
+        ticks = 0
+        with blocker.rows.transaction():
+            adding = [asyncio.create_task(session.add_items([number])) for number in range(1, 21)]
+            while ticks < 50:
+                await asyncio.sleep(0.001)
+                ticks += 1
+            assert not any(task.done() for task in adding)
+        await asyncio.gather(*adding)
+        assert await session.get_items() == list(range(21))
+
+    with localfirst.open(tmp_path) as store:
+        asyncio.run(main(store))
+
+
+def test_a_cancelled_write_is_finished_first(tmp_path: Path) -> None:
+    async def main(store: localfirst.Store) -> None:
+        session = store.session("s")
+        await session.add_items(["before"])
+        blocker = Log(tmp_path / "data")
+        with blocker.rows.transaction():
+            adding = asyncio.create_task(session.add_items(["cancelled"]))
+            await asyncio.sleep(0.01)
+            adding.cancel()
+            await asyncio.sleep(0.01)
+            assert not adding.done()
+        await asyncio.wait([adding])
+        assert adding.cancelled()
+        assert await session.get_items() == ["before", "cancelled"]
+
+    with localfirst.open(tmp_path) as store:
+        asyncio.run(main(store))

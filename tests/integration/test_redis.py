@@ -1,0 +1,557 @@
+"""What only the Redis store has: its keys, its scripts, and how servers fail."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from localfirst.change import extend_digest, new_id
+from localfirst.errors import ConfigurationError, LocalFirstError, RemoteRejected, RemoteUnavailable, RemoteVersionError
+from localfirst.testing.conformance import CASES, HINT_CASES, Case, check
+from localfirst.testing.conformance.harness import GENERATION, bodies, changes, following, run, whole_log
+from localfirst.testing.servers import RedisServer
+from sync.central.base import Hint, Pulled, PushStatus, Want
+from sync.central.redis import RedisStore, hints
+
+OwnRedis = Callable[..., RedisServer]
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{new_id()}"
+
+
+@pytest.fixture
+async def store(redis_url: str, namespace: str) -> AsyncIterator[RedisStore]:
+    store = RedisStore(redis_url, namespace)
+    await store.identify()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Any]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+# Keys
+
+
+async def test_keys_are_as_documented(redis_url: str, client: Any) -> None:
+    namespace = f"my app: {new_id()}"
+    prefix = f"localfirst:{namespace.replace(' ', '%20').replace(':', '%3A')}:"
+    store = RedisStore(redis_url, namespace)
+    identity = await store.identify()
+    [pushed] = await store.push([run("Ann & {Bob}", "r1", 1, 2)])
+    await store.push([run("Ann & {Bob}", "r2", 1, 1)])
+    await store.close()
+
+    session = f"{prefix}{{Ann%20%26%20%7BBob%7D}}"
+    expected = {f"{prefix}store", f"{prefix}sessions", f"{session}:head", f"{session}:log"}
+    assert {key.decode() async for key in client.scan_iter(f"{prefix}*")} == expected
+    assert await client.hgetall(f"{prefix}store") == {b"store_id": identity.store_id.encode(), b"format": b"1"}
+    assert await client.zrange(f"{prefix}sessions", 0, -1, withscores=True) == [(b"Ann & {Bob}", 0.0)]
+    log = await client.lrange(f"{session}:log", 0, -1)
+    assert log[:2] == [b"%d:%s" % (pushed.admitted_at, data) for data in changes("r1", 1, 2)]
+    head = await client.hgetall(f"{session}:head")
+    digest = extend_digest(0, changes("r1", 1, 2) + changes("r2", 1, 1))
+    assert {key: value for key, value in head.items() if key != b"admitted_at"} == {
+        b"generation": GENERATION.encode(),
+        b"seq": b"3",
+        b"floor": b"0",
+        b"digest0": b"%d" % (digest >> 32),
+        b"digest1": b"%d" % (digest & 0xFFFFFFFF),
+        b"acked:r1": b"2",
+        b"acked:r2": b"1",
+    }
+    assert log[2].startswith(head[b"admitted_at"] + b":")
+
+
+async def test_keys_of_a_session_share_a_slot(redis_url: str, namespace: str, store: RedisStore) -> None:
+    head, log = store._keys.session("}{a}:{")
+    assert head.count("{") == head.count("}") == 1
+    assert head.partition("}")[0] == log.partition("}")[0]
+
+
+async def test_index_entries_without_a_session_are_not_listed(store: RedisStore, client: Any, namespace: str) -> None:
+    await store.push([run("b", "r1", 1, 1), run("d", "r1", 1, 1)])
+    index = dict.fromkeys((b"a", b"c", b"\xff", b"", b"e", b"f", b"x" * 2000), 0)
+    await client.zadd(f"localfirst:{namespace}:sessions", index)
+    assert await store.sessions("", 2) == ["b", "d"]
+    assert await store.sessions("", 1) == ["b"]
+    assert await store.sessions("b", 10) == ["d"]
+    assert await store.sessions("\ud800", 10) == []
+    assert await store.sessions("", 0) == []
+
+
+@pytest.mark.parametrize("case", [*CASES, *HINT_CASES], ids=lambda case: case.__name__)
+async def test_conformance_with_resp3(case: Case, redis_url: str) -> None:
+    await check(case, lambda namespace: RedisStore(f"{redis_url}?protocol=3", namespace))
+
+
+async def test_unix_socket(redis_server: Any, tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with pytest.raises(RemoteUnavailable, match=f"^unix://{path}: "):
+        await RedisStore(f"unix://{path}", "n").identify()
+    port = int(redis_server.url.rpartition(":")[2].partition("/")[0])
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer))
+
+    async with await asyncio.start_unix_server(forward, path):
+        store = RedisStore(f"unix://{path}", f"test-{new_id()}")
+        await store.push([run("s", "r1", 1, 3)])
+        assert bodies(await whole_log(store, "s")) == changes("r1", 1, 3)
+        await store.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+    writer.close()
+
+
+# Scripts
+
+
+async def test_scripts_are_loaded_again_when_the_server_forgot_them(own_redis: OwnRedis) -> None:
+    server = own_redis()
+    store = RedisStore(server.url, "n")
+    async with Redis.from_url(server.url) as client:
+        for counter in range(1, 10, 3):
+            await client.script_flush()
+            runs = [run("s", "r1", counter, 1), *(following("s", "r1", counter + i, 1) for i in (1, 2))]
+            pushed = await store.push(runs)
+            assert [(each.status, each.admitted) for each in pushed] == [(PushStatus.OK, 1)] * 3
+            await client.script_flush()
+            assert len(await whole_log(store, "s")) == counter + 2
+            await client.script_flush()
+            assert [head and head.seq for head in await store.heads(["s", "none"])] == [counter + 2, None]
+    await store.close()
+
+
+async def test_runs_after_a_forgotten_script_are_sent_again_in_order(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = store._send
+
+    async def flushed_halfway(commands: Any) -> list[Any]:
+        monkeypatch.setattr(store, "_send", send)
+        return [*await send(commands[:2]), *(NoScriptError() for _ in commands[2:])]
+
+    await store.push([run("warm", "r1", 1, 1)])
+    monkeypatch.setattr(store, "_send", flushed_halfway)
+    pushed = await store.push([run("s", "r1", 1, 1), run("s", "r2", 1, 1), run("s", "r1", 2, 1)])
+    assert [(each.status, each.admitted, each.head) for each in pushed] == [(PushStatus.OK, 1, n) for n in (1, 2, 3)]
+
+
+async def test_runs_around_a_forgotten_script_are_not_reordered(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client loaded the script just after the server had refused one run of ours."""
+    send = store._send
+
+    async def one_refused(commands: Any) -> list[Any]:
+        monkeypatch.setattr(store, "_send", send)
+        answers = await send([commands[0], *commands[2:]])
+        return [answers[0], NoScriptError(), *answers[1:]]
+
+    await store.push([run("warm", "r1", 1, 1)])
+    runs = [run("s", "r1", 1, 1), run("s", "r2", 1, 1)]
+    monkeypatch.setattr(store, "_send", one_refused)
+    with pytest.raises(RemoteUnavailable):
+        await store.push(runs)
+    assert [each.admitted for each in await store.push(runs)] == [1, 0]
+
+
+async def test_a_batch_larger_than_a_pipeline_keeps_its_order(store: RedisStore) -> None:
+    runs = [run("s", "r1", 1, 1)] + [following("s", "r1", counter, 1) for counter in range(2, 2_301)]
+    pushed = await store.push(runs)
+    assert [each.head for each in pushed] == list(range(1, 2_301))
+    large = [following("s", "r2", counter, 1)._replace(changes=[bytes(400_000)]) for counter in range(1, 8)]
+    assert [each.acked for each in await store.push(large)] == list(range(1, 8))
+
+
+async def test_a_servers_clock_that_steps_back_is_held(store: RedisStore, client: Any) -> None:
+    await store.push([run("s", "r1", 1, 1)])
+    future = 99_999_999_999_999
+    await client.hset(store._keys.session("s")[0], "admitted_at", future)
+    [pushed] = await store.push([run("s", "r1", 2, 2)])
+    assert pushed.admitted_at == future
+    assert [entry.admitted_at for entry in await whole_log(store, "s")][1:] == [future, future]
+
+
+# Data that make no sense
+
+
+async def test_half_a_session_is_a_missing_one(store: RedisStore, client: Any) -> None:
+    """Eviction takes single keys. What is left must not look like a session, nor stay when it is made again."""
+    for half in (0, 1):
+        session_id = f"s{half}"
+        await store.push([run(session_id, "r1", 1, 5)])
+        await client.delete(store._keys.session(session_id)[half])
+        assert await store.heads([session_id]) == [None]
+        assert await store.pull([Want(session_id, GENERATION, 2)], 1_000) == [Pulled(None, False, [])]
+        [pushed] = await store.push([following(session_id, "r1", 6, 1)])
+        assert pushed.status is PushStatus.MISSING
+        [pushed] = await store.push([run(session_id, "r2", 1, 2, generation="generation-2")])
+        assert (pushed.status, pushed.generation, pushed.head) == (PushStatus.OK, "generation-2", 2)
+        assert bodies(await whole_log(store, session_id)) == changes("r2", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seq", b""),
+        ("seq", b"x"),
+        ("seq", b"-1"),
+        ("seq", b"1e3"),
+        ("seq", b"0x10"),
+        ("seq", b" 1"),
+        ("seq", b"9" * 16),
+        ("floor", b"nan"),
+        ("digest0", b"2147483648"),
+        ("digest1", b"1.5"),
+        ("admitted_at", b"inf"),
+        ("generation", None),
+        ("seq", None),
+        ("generation", b"\xff"),
+    ],
+)
+async def test_a_head_that_makes_no_sense(store: RedisStore, client: Any, field: str, value: bytes | None) -> None:
+    await store.push([run("bad", "r1", 1, 1), run("good", "r1", 1, 1)])
+    head = store._keys.session("bad")[0]
+    await (client.hdel(head, field) if value is None else client.hset(head, field, value))
+    before = await client.hgetall(head)
+    await _all_rejected(store)
+    if field != "generation":  # which is only text to the script
+        assert await client.hgetall(head) == before
+
+
+async def test_an_acked_counter_that_makes_no_sense(store: RedisStore, client: Any) -> None:
+    await store.push([run("bad", "r1", 1, 1)])
+    await client.hset(store._keys.session("bad")[0], "acked:r1", "-5")
+    with pytest.raises(RemoteRejected, match=r"session 'bad'.*acked"):
+        await store.push([run("bad", "r1", 2, 1)])
+
+
+@pytest.mark.parametrize("part", [0, 1])
+async def test_keys_of_another_type(store: RedisStore, client: Any, part: int) -> None:
+    await store.push([run("bad", "r1", 1, 1), run("good", "r1", 1, 1)])
+    await client.set(store._keys.session("bad")[part], "a string")
+    await _all_rejected(store)
+
+
+async def _all_rejected(store: RedisStore) -> None:
+    """Everything about "bad" is rejected; "good" goes on, even in the same batch."""
+    calls = (
+        store.push([run("bad", "r1", 2, 1), run("good", "r1", 2, 1)]),
+        store.pull([Want("bad", None, 0)], 1_000),
+        store.heads(["good", "bad"]),
+    )
+    for call in calls:
+        with pytest.raises(RemoteRejected, match=r"^redis://127\.0\.0\.1:\d+: session 'bad': "):
+            await call
+    [head] = await store.heads(["good"])
+    assert head is not None
+    assert head.seq == 2
+
+
+@pytest.mark.parametrize(
+    "element", [b"", b"no time", b":", b"x:data", b"-1:data", b"9999999999999999:data", b"1 :data"]
+)
+async def test_a_log_that_makes_no_sense(store: RedisStore, client: Any, element: bytes) -> None:
+    await store.push([run("s", "r1", 1, 3)])
+    await client.lset(store._keys.session("s")[1], 1, element)
+    with pytest.raises(RemoteRejected, match="session 's'"):
+        await store.pull([Want("s", None, 0)], 1_000)
+    assert len((await store.pull([Want("s", GENERATION, 2)], 1_000))[0].entries) == 1
+
+
+async def test_an_index_of_another_type(store: RedisStore, client: Any, namespace: str) -> None:
+    await client.set(f"localfirst:{namespace}:sessions", "a string")
+    with pytest.raises(RemoteRejected, match="sessions"):
+        await store.sessions("", 10)
+    with pytest.raises(RemoteRejected, match="sessions"):
+        await store.push([run("s", "r1", 1, 1)])
+
+
+@pytest.mark.parametrize("newer", [b"2", b"999"])
+async def test_a_newer_format_is_left_alone(client: Any, redis_url: str, namespace: str, newer: bytes) -> None:
+    key = f"localfirst:{namespace}:store"
+    await client.hset(key, mapping={"format": newer, "other": "things"})
+    store = RedisStore(redis_url, namespace)
+    with pytest.raises(RemoteVersionError):
+        await store.identify()
+    await client.hset(key, mapping={"store_id": "abc"})
+    with pytest.raises(RemoteVersionError):
+        await store.identify()
+    assert await client.hgetall(key) == {b"format": newer, b"other": b"things", b"store_id": b"abc"}
+    assert [found async for found in client.scan_iter(f"localfirst:{namespace}:*")] == [key.encode()]
+    await store.close()
+
+
+@pytest.mark.parametrize("fields", [{"format": "1"}, {"store_id": "x"}, {"store_id": "x", "format": "new"}])
+async def test_an_identity_that_makes_no_sense(
+    client: Any, redis_url: str, namespace: str, fields: dict[str, str]
+) -> None:
+    await client.hset(f"localfirst:{namespace}:store", mapping=fields)
+    store = RedisStore(redis_url, namespace)
+    with pytest.raises(RemoteRejected, match=f"localfirst:{namespace}:store"):
+        await store.identify()
+    await store.close()
+
+
+# Servers that fail
+
+
+async def test_a_wrong_password_is_not_shown(own_redis: OwnRedis) -> None:
+    server = own_redis(password="correct horse")
+    good = RedisStore(server.url, "n")
+    await good.identify()
+    await good.close()
+    wrong = RedisStore(f"redis://:battery-staple@127.0.0.1:{server.port}/0", "n")
+    for call in (wrong.identify(), wrong.push([run("s", "r1", 1, 1)]), anext(wrong.watch())):
+        with pytest.raises(ConfigurationError, match=f"redis://127.0.0.1:{server.port}: ") as raised:
+            await call
+        assert "battery" not in str(raised.value)
+    await wrong.close()
+    for nobody in (f"redis://127.0.0.1:{server.port}", f"redis://127.0.0.1:{server.port}?protocol=3"):
+        with pytest.raises(ConfigurationError):
+            await RedisStore(nobody, "n").identify()
+
+
+async def test_a_killed_server_that_comes_back(own_redis: OwnRedis) -> None:
+    server = own_redis()
+    store = RedisStore(server.url, "n")
+    before = await store.identify()
+    await store.push([run("s", "r1", 1, 3)])
+    server.kill()
+    for _ in range(2):
+        with pytest.raises(RemoteUnavailable, match=f"redis://127.0.0.1:{server.port}: "):
+            await store.push([following("s", "r1", 4, 1)])
+        with pytest.raises(RemoteUnavailable):
+            await store.heads(["s"])
+    server.start()
+    assert (await store.identify()).store_id == before.store_id
+    [pushed] = await store.push([following("s", "r1", 3, 2)])
+    assert pushed.admitted <= 2
+    assert (await store.heads(["s"]))[0] is not None
+    await store.close()
+
+
+async def test_a_server_that_restarts_between_two_calls(own_redis: OwnRedis) -> None:
+    server = own_redis()
+    store = RedisStore(server.url, "n")
+    await store.push([run("s", "r1", 1, 3)])
+    await asyncio.to_thread(server.restart)  # while our side of the connection sees it go
+    assert bodies(await whole_log(store, "s")) == changes("r1", 1, 3)
+    await store.close()
+
+
+async def test_a_server_that_hangs(own_redis: OwnRedis) -> None:
+    server = own_redis()
+    store = RedisStore(f"{server.url}?socket_timeout=0.3", "n")
+    await store.push([run("s", "r1", 1, 3)])
+    server.pause()
+    with pytest.raises(RemoteUnavailable, match="Timeout"):
+        await store.push([following("s", "r1", 4, 1)])
+    server.resume()
+    [pushed] = await store.push([following("s", "r1", 4, 1)])
+    assert (pushed.status, pushed.acked, pushed.head) == (PushStatus.OK, 4, 4)
+    await store.close()
+
+
+async def test_a_cancelled_call_leaves_no_reply_to_the_next(store: RedisStore) -> None:
+    await store.push([run(f"s{i}", "r1", 1, 50) for i in range(20)])
+    for delay in (0, 0.0005, 0.001, 0.002, 0.005):
+        pulling = asyncio.create_task(store.pull([Want(f"s{i}", None, 0) for i in range(20)], 1 << 20))
+        await asyncio.sleep(delay)
+        pulling.cancel()
+        await asyncio.gather(pulling, return_exceptions=True)
+        heads = await store.heads([f"s{i}" for i in range(20)])
+        assert {head and head.seq for head in heads} == {50}
+
+
+@pytest.mark.parametrize("failure", ["kill", "stop"])
+async def test_a_watcher_notices_that_the_server_is_gone(own_redis: OwnRedis, failure: str) -> None:
+    server = own_redis()
+    store = RedisStore(server.url, "n")
+    watching = store.watch()
+    assert await anext(watching) is None
+    getattr(server, failure)()
+    with pytest.raises(RemoteUnavailable):
+        await asyncio.wait_for(anext(watching), 10)
+    with pytest.raises(RemoteUnavailable):
+        await anext(store.watch())
+    server.start()
+    watching = store.watch()
+    assert await anext(watching) is None
+    await store.push([run("s", "r1", 1, 1)])
+    assert await asyncio.wait_for(anext(watching), 10) == Hint("s", GENERATION, 1)
+    await store.close()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_watcher_notices_a_connection_that_is_half_open(
+    own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch, protocol: int
+) -> None:
+    assert hints.QUIET_SECONDS + hints.ANSWER_SECONDS <= 30
+    monkeypatch.setattr(hints, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(hints, "ANSWER_SECONDS", 1.0)
+    server = own_redis()
+    store = RedisStore(f"{server.url}?protocol={protocol}", "n")
+    watching = store.watch()
+    assert await anext(watching) is None
+    waiting = asyncio.ensure_future(anext(watching))
+    await asyncio.sleep(0.5)
+    assert not waiting.done(), "a quiet connection is not a broken one"
+    await store.push([run("s", "r1", 1, 1)])
+    assert await asyncio.wait_for(waiting, 10) == Hint("s", GENERATION, 1)
+    server.pause()
+    with pytest.raises(RemoteUnavailable, match="no answer"):
+        await asyncio.wait_for(anext(watching), 10)
+    server.resume()
+    await store.close()
+
+
+async def test_a_push_that_admits_nothing_gives_no_hint(store: RedisStore) -> None:
+    await store.push([run("s", "r1", 1, 1)])
+    watching = store.watch()
+    assert await anext(watching) is None
+    await store.push([run("s", "r1", 1, 1), run("s", "r1", 3, 1), following("none", "r1", 1, 1), run("t", "r1", 1, 2)])
+    assert await asyncio.wait_for(anext(watching), 10) == Hint("t", GENERATION, 2)
+    await watching.aclose()
+
+
+async def test_closing_ends_watching(store: RedisStore) -> None:
+    watching = store.watch()
+    assert await anext(watching) is None
+    waiting = asyncio.ensure_future(anext(watching))
+    await asyncio.sleep(0)
+    await store.close()
+    with pytest.raises(RemoteUnavailable):
+        await asyncio.wait_for(waiting, 10)
+
+
+@pytest.mark.parametrize("message", [b"", b"{}", b"\xff", b'["s"]', b'["s","g","x"]', b"[" * 10_000])
+async def test_strange_hints_are_passed_over(store: RedisStore, client: Any, namespace: str, message: bytes) -> None:
+    watching = store.watch()
+    assert await anext(watching) is None
+    await client.publish(f"localfirst:{namespace}:hints", message)
+    await store.push([run("s", "r1", 1, 1)])
+    assert await asyncio.wait_for(anext(watching), 10) == Hint("s", GENERATION, 1)
+    await watching.aclose()
+
+
+async def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(_self_signed_certificate(tmp_path))
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        store = RedisStore(f"rediss://127.0.0.1:{port}", "n")
+        with pytest.raises(ConfigurationError, match=f"^rediss://127.0.0.1:{port}: .*certificate"):
+            await store.identify()
+        await store.close()
+
+
+def _self_signed_certificate(folder: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(timezone.utc)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    file = folder / "server.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(private + builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    return file
+
+
+# What isn't a Redis server
+
+
+@asynccontextmanager
+async def _listener(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A port that answers whatever it is told with the same bytes, and then closes; and what it was told."""
+    told: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.append(await reader.read(65_536))
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], told
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", RemoteUnavailable),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", ConfigurationError),
+        (b"-ERR unknown command 'AUTH', with args beginning with: 'hunter2'\r\n", ConfigurationError),
+        (b"-ERR hunter2 is wrong\r\n", LocalFirstError),
+        (b"-MOVED nonsense\r\n", ConfigurationError),
+        (b"-MOVED 1 127.0.0.1:1\r\n", ConfigurationError),
+        (b"-\xff\xfe\r\n", LocalFirstError),
+        (b"*1\r\n$-1\r\n", LocalFirstError),
+        (b"$99999999999999\r\n", LocalFirstError),
+        (b":1\r\n", LocalFirstError),
+        (b"+OK\r\n*1\r\n:1\r\n", LocalFirstError),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_other_servers(answer: bytes, error: type[LocalFirstError], protocol: int) -> None:
+    async with _listener(answer) as (port, told):
+        store = RedisStore(f"redis://:hunter2@127.0.0.1:{port}?protocol={protocol}", "n")
+        with pytest.raises(error) as raised:
+            await store.identify()
+        assert "hunter2" not in str(raised.value)
+        assert len(told) == 1, "the worker tries again, not the client"
+        with pytest.raises(LocalFirstError):
+            await anext(store.watch())
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://host",
+        "redis://user:hunter2@host:port",
+        "redis://user:hun/ter2@host",
+        "redis://user:hun#ter2@host",
+        "redis://user:hunter2@host/not-a-number",
+        "redis://user:hunter2@host?unknown=1",
+        "redis://user:hunter2@host?socket_timeout=long",
+        "redis://user:hunter2@host?protocol=9",
+        "rediss://user:hunter2@host?ssl_ca_certs=/no/such/file",
+    ],
+)
+def test_addresses_that_make_no_sense(url: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        RedisStore(url, "n")
+    assert "hun" not in str(raised.value)
+    assert "ter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("namespace", [None, 7, "\ud800"])
+def test_namespaces_that_make_no_sense(redis_url: str, namespace: Any) -> None:
+    with pytest.raises(ConfigurationError, match="namespace"):
+        RedisStore(redis_url, namespace)

@@ -1,0 +1,427 @@
+"""Replication end to end, on every kind of central store: real Redis, real Postgres, a directory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import localfirst
+from localfirst import SessionEvent, StoreStatus, SyncTimeout
+from tests.conftest import OwnPostgres, OwnRedis
+
+Open = Callable[..., localfirst.Store]
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
+    """Open stores by the name of their directory; closed after the test."""
+    with ExitStack() as stack:
+
+        def open_store(name: str, remote: str | None, **options: Any) -> localfirst.Store:
+            options = {"namespace": namespace, "poll_interval": 0.2, **options}
+            return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
+
+        yield open_store
+
+
+def eventually(holds: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """Poll until something holds; what it gave."""
+    deadline = time.monotonic() + timeout
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+    return found
+
+
+def contents(session: localfirst.Session) -> list[Any]:
+    return [item["content"] for item in session]
+
+
+def test_a_conversation_goes_from_one_device_to_another_and_back(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url).session("s"), opened("b", remote_url).session("s")
+    a.add_message("user", "Hello")
+    a.set("name", "Alice")
+    a.flush(10)
+    assert a.pending == 0
+    assert contents(b) == ["Hello"]  # The first read of a session that was never here waits for it.
+    assert b.metadata() == {"name": "Alice"}
+    b.add_message("assistant", "Hi there!")
+    b.increment("turns")
+    b.flush(10)
+    a.refresh(10)
+    assert contents(a) == contents(b) == ["Hello", "Hi there!"]
+    assert a.metadata() == b.metadata() == {"name": "Alice", "turns": 1}
+    assert a.synced_at is not None
+
+
+def test_replication_needs_no_call(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url).session("s"), opened("b", remote_url).session("s")
+    a.add_message("user", "1")
+    eventually(lambda: contents(b) == ["1"])
+    b.add_message("user", "2")
+    eventually(lambda: contents(a) == ["1", "2"])
+    eventually(lambda: b.pending == 0)
+
+
+def test_what_both_wrote_offline_is_the_same_history_on_both(
+    remote_url: str, tmp_path: Path, namespace: str, opened: Open
+) -> None:
+    for name in ("a", "b"):
+        with localfirst.open(tmp_path / name, namespace=namespace) as offline:
+            session = offline.session("s")
+            for number in range(20):
+                session.add_message("user", f"{name}{number}")
+                session.increment("count")
+            session.set("who", name)
+    a, b = opened("a", remote_url), opened("b", remote_url)
+    for store in (a, b, a):
+        store.flush(10)
+        store.refresh(10)
+    left, right = a.session("s"), b.session("s")
+    assert contents(left) == contents(right)
+    assert sorted(contents(left)) == sorted(f"{name}{number}" for name in "ab" for number in range(20))
+    for name in ("a", "b"):  # Invariant 4: each run stays together and in order.
+        own = [place for place, text in enumerate(contents(left)) if text.startswith(name)]
+        assert own == list(range(own[0], own[0] + 20))
+    assert left.metadata() == right.metadata()
+    assert left.get("count") == 40
+    assert len(left.conflicts()) == len(right.conflicts()) == 1
+
+
+def test_pop_and_clear_replicate(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url).session("s"), opened("b", remote_url).session("s")
+    for number in range(4):
+        a.add_message("user", number)
+    a.flush(10)
+    assert b.pop_message() == {"role": "user", "content": 3}
+    a.clear()
+    b.add_message("user", "not seen by the clear")
+    for session in (a, b):
+        session.flush(10)
+    for session in (a, b):
+        session.refresh(10)
+    assert contents(a) == contents(b) == ["not seen by the clear"]
+
+
+def test_refresh_brings_sessions_that_were_never_used_here(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url), opened("b", remote_url)
+    names = [f"s{number:02}" for number in range(30)] + ["odd {id}: é*%"]
+    for name in names:
+        a.session(name).add_message("user", name)
+    a.flush(10)
+    b.refresh(10)
+    assert [info.session_id for info in b.sessions()] == sorted(names)
+    assert all(info.items == 1 and info.state == "synced" and info.pending == 0 for info in b.sessions())
+
+
+def test_namespaces_never_meet(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url, namespace="n"), opened("b", remote_url, namespace="n:x")
+    a.session("s").add_message("user", "secret")
+    a.flush(10)
+    b.refresh(10)
+    assert list(b.sessions()) == []
+    assert len(b.session("s")) == 0
+
+
+@pytest.mark.parametrize("kind", ["thread", "none"])
+def test_what_could_not_be_sent_goes_up_after_reopening(
+    kind: Any, remote_url: str, opened: Open, namespace: str, tmp_path: Path
+) -> None:
+    """Invariants 1 and 7."""
+    with localfirst.open(tmp_path / "a", namespace=namespace, worker="none") as store:
+        store.session("s").add_message("user", "written offline")
+    a = opened("a", remote_url, worker=kind)
+    a.flush(10)
+    assert a.status().pending_changes == 0
+    assert contents(opened("b", remote_url).session("s")) == ["written offline"]
+
+
+def test_without_a_worker_only_flush_and_refresh_sync(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url, worker="none"), opened("b", remote_url, worker="none")
+    a.session("s").add_message("user", "1")
+    assert a.status().state == "stopped"
+    assert a.status().pending_changes == 1
+    assert len(b.session("s")) == 0
+    a.flush(10)
+    assert a.status().state == "online"
+    assert len(b.session("s")) == 0
+    b.refresh(10)
+    assert contents(b.session("s")) == ["1"]
+
+
+async def test_the_worker_as_a_task_on_the_running_loop(remote_url: str, namespace: str, tmp_path: Path) -> None:
+    async with (
+        localfirst.open(tmp_path / "a", remote=remote_url, namespace=namespace, worker="task") as a,
+        localfirst.open(tmp_path / "b", remote=remote_url, namespace=namespace, worker="task") as b,
+    ):
+        await a.session("s").add_items(["1"])
+        await a.aflush(10)
+        assert await b.session("s").get_items() == ["1"]
+        await b.session("s").add_items(["2"])
+        await b.session("s").aflush(10)
+        await a.arefresh(10)
+        assert await a.session("s").get_items() == ["1", "2"]
+        for call in (a.flush, a.refresh, a.close):
+            with pytest.raises(localfirst.ConfigurationError, match="await"):
+                call()
+
+
+def test_a_long_session_goes_up_and_down_whole(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url), opened("b", remote_url)
+    session = a.session("s")
+    for number in range(3000):
+        session.add_message("user", number, padding="x" * 500)
+    a.flush(60)
+    assert (
+        contents(b.session("s")) == contents(session) == list(range(3000))
+        or b.refresh(60)
+        or contents(b.session("s")) == list(range(3000))
+    )
+
+
+def test_values_survive_the_journey_exactly(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url).session("s"), opened("b", remote_url).session("s")
+    items = ["\ud800", "a\x00b", 10**40, float("inf"), {"": [""]}, "x" * 2**20, -0.0, "\ud83d\ude00"]
+    asyncio.run(a.add_items(items))
+    a.set("odd", items)
+    a.flush(10)
+    b.refresh(10)
+    assert list(b) == items
+    assert b.get("odd") == items
+
+
+def test_events_of_remote_changes_come_in_the_workers_thread(remote_url: str, opened: Open) -> None:
+    a, b = opened("a", remote_url).session("s"), opened("b", remote_url).session("s")
+    a.add_message("user", "before")
+    a.set("k", "a")
+    a.flush(10)
+    assert len(b) == 1
+    heard: list[Any] = []
+    threads = set()
+
+    def hear(name: str) -> Callable[..., None]:
+        def callback(*arguments: Any) -> None:
+            heard.append((name, *arguments))
+            threads.add(threading.current_thread().name)
+
+        return callback
+
+    for event in (
+        SessionEvent.REMOTE_CHANGED,
+        SessionEvent.MESSAGE_REMOVED,
+        SessionEvent.SESSION_CLEARED,
+        SessionEvent.METADATA_CHANGED,
+        SessionEvent.SYNCED,
+    ):
+        b.on(event, hear(event.name))
+    a.add_message("user", "new")
+    a.set("k", {"x": 1})
+    a.flush(10)
+    eventually(lambda: len(heard) >= 2)
+    assert ("REMOTE_CHANGED", [{"role": "user", "content": "new"}]) in heard
+    assert ("METADATA_CHANGED", "k", {"x": 1}) in heard
+    a.pop_message()
+    a.clear()
+    a.flush(10)
+    eventually(lambda: ("SESSION_CLEARED",) in heard)
+    assert ("MESSAGE_REMOVED", {"role": "user", "content": "new"}) in heard
+    assert not [event for event in heard if event[0] == "SYNCED"]
+    assert threads == {"localfirst-sync"}
+    b.add_message("assistant", "mine")
+    eventually(lambda: ("SYNCED",) in heard)
+    assert len([event for event in heard if event[0] == "REMOTE_CHANGED"]) == 1
+
+
+def test_conflicts_are_raised_as_events(remote_url: str, tmp_path: Path, namespace: str, opened: Open) -> None:
+    with localfirst.open(tmp_path / "b", namespace=namespace) as offline:
+        offline.session("s").set("k", "b")
+    a, b = opened("a", remote_url), opened("b", remote_url, poll_interval=60)
+    conflicts: list[Any] = []
+    b.on(SessionEvent.CONFLICT_RESOLVED, lambda session_id, conflict: conflicts.append((session_id, conflict)))
+    a.session("s").set("k", "a")
+    a.flush(10)
+    b.flush(10)
+    b.refresh(10)
+    a.refresh(10)
+    assert a.session("s").get("k") == b.session("s").get("k")
+    assert a.session("s").conflicts() == b.session("s").conflicts()
+    (found,) = a.session("s").conflicts()
+    assert {found.current, found.incoming} == {"a", "b"}
+    assert found.winner == a.session("s").get("k")
+
+
+def test_periodic_replication_waits_for_its_interval(remote_url: str, opened: Open) -> None:
+    a = opened("a", remote_url, sync_interval=3600)
+    session = a.session("s")
+    session.add_message("user", "at once, after a quiet time")
+    eventually(lambda: session.pending == 0)
+    session.add_message("user", "waits")
+    b = opened("b", remote_url)
+    b.session("s").add_message("user", "others still come")
+    b.flush(10)
+    eventually(lambda: "others still come" in contents(session))
+    assert session.pending == 1
+    session.flush(10)
+    assert session.pending == 0
+
+
+def test_one_leader_per_directory_and_another_when_it_closes(remote_url: str, opened: Open) -> None:
+    first = opened("a", remote_url)
+    eventually(lambda: first.status().leader)
+    second = opened("a", remote_url)
+    assert not second.status().leader
+    second.session("s").add_message("user", "goes up through the leader")
+    eventually(lambda: second.session("s").pending == 0)
+    assert eventually(lambda: second.status().state == "online")
+    second.session("s").add_message("user", "and by a flush of its own")
+    second.flush(10)
+    first.close()
+    eventually(lambda: second.status().leader, timeout=1.0)
+    second.session("s").add_message("user", "leads now")
+    eventually(lambda: second.session("s").pending == 0)
+    assert len(contents(opened("b", remote_url).session("s"))) == 3
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def server(request: pytest.FixtureRequest) -> Any:
+    """A server of the test's own, to be stopped and killed."""
+    factory: OwnRedis | OwnPostgres = request.getfixturevalue(f"own_{request.param}")
+    return factory()
+
+
+def states(store: localfirst.Store) -> StoreStatus:
+    return store.status()
+
+
+def test_sync_goes_on_after_a_restart_of_the_server(server: Any, opened: Open) -> None:
+    a, b = opened("a", server.url), opened("b", server.url)
+    a.session("s").add_message("user", "before")
+    a.flush(10)
+    assert contents(b.session("s")) == ["before"]
+    server.stop()
+    for store, name in ((a, "a"), (b, "b")):
+        for number in range(10):
+            store.session("s").add_message("user", f"{name}{number}")
+    offline = eventually(lambda: a.status().state == "offline" and a.status())
+    assert offline.pending_changes == 10
+    assert offline.last_error
+    with pytest.raises(SyncTimeout, match="10 changes of 1 sessions"):
+        a.flush(0.3)
+    server.start()
+    a.flush(20)
+    b.flush(20)
+    a.refresh(20)
+    b.refresh(20)
+    assert contents(a.session("s")) == contents(b.session("s"))
+    assert len(contents(a.session("s"))) == 21
+    assert a.status().state == "online"
+    assert a.status().last_error is None
+
+
+def test_sync_goes_on_after_the_server_was_killed(server: Any, opened: Open) -> None:
+    a = opened("a", server.url)
+    session = a.session("s")
+    for number in range(50):
+        session.add_message("user", number)
+    server.kill()
+    for number in range(50, 100):
+        session.add_message("user", number)
+    server.start()
+    a.flush(20)
+    b = opened("b", server.url)
+    b.refresh(20)
+    assert contents(b.session("s")) == list(range(100))
+
+
+def test_local_calls_do_not_wait_for_a_server_that_hangs(server: Any, opened: Open) -> None:
+    """Invariant 8."""
+    a = opened("a", server.url)
+    session = a.session("s")
+    session.add_message("user", "x")
+    a.flush(10)
+    server.pause()
+    try:
+        began = time.perf_counter()
+        for number in range(200):
+            session.add_message("user", number)
+            session.get_messages(5)
+        assert time.perf_counter() - began < 2.0
+    finally:
+        server.resume()
+    a.flush(30)
+
+
+def test_a_server_that_cannot_be_reached_is_no_error_at_open(opened: Open) -> None:
+    a = opened("a", "redis://127.0.0.1:1")
+    session = a.session("s")
+    session.add_message("user", "kept here")
+    assert contents(session) == ["kept here"]
+    assert eventually(lambda: a.status().state == "offline")
+    assert "127.0.0.1:1" in (a.status().last_error or "")
+
+
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
+def test_a_wrong_password_is_blocked_and_never_shown(
+    kind: str, own_redis: OwnRedis, own_postgres: OwnPostgres, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    server: Any = (own_redis if kind == "redis" else own_postgres)(password="right-secret")
+    wrong = server.url.replace("right-secret", "wrong-secret")
+    a = opened("a", wrong)
+    a.session("s").add_message("user", "x")
+    status = eventually(lambda: a.status().state == "blocked" and a.status())
+    with pytest.raises(localfirst.ConfigurationError) as raised:
+        a.flush(10)
+    shown = f"{status} {raised.value!r} {a!r} {a.session('s')!r} {caplog.text}"
+    assert "secret" not in shown
+    a.close()
+    again = opened("a", server.url)
+    again.flush(10)
+    assert again.status().state == "online"
+
+
+def test_closing_does_not_hang_on_a_server_that_is_gone(server: Any, tmp_path: Path, namespace: str) -> None:
+    store = localfirst.open(tmp_path / "a", remote=server.url, namespace=namespace)
+    store.session("s").add_message("user", "1")
+    store.flush(10)
+    server.kill()
+    store.session("s").add_message("user", "2")
+    began = time.monotonic()
+    store.close(timeout=1.0)
+    assert time.monotonic() - began < 4.0
+    server.start()
+    with localfirst.open(tmp_path / "a", remote=server.url, namespace=namespace) as again:
+        again.flush(10)
+        assert again.status().pending_changes == 0
+
+
+def test_a_server_that_lost_everything_gets_it_again(own_redis: OwnRedis, opened: Open) -> None:
+    """Redis without persistence, as a cache: what every replica has goes up again, once, in the same order."""
+    server = own_redis(persistent=False)
+    a, b = opened("a", server.url), opened("b", server.url)
+    for number in range(10):
+        store = (a, b)[number % 2]
+        store.session("s").add_message("user", number)
+        store.flush(10)
+        a.refresh(10)
+        b.refresh(10)
+    server.kill()
+    a.session("s").add_message("user", "while it was gone")
+    server.start()
+    a.flush(20)
+    a.refresh(20)
+    b.refresh(20)
+    assert contents(a.session("s")) == contents(b.session("s")) == [*range(10), "while it was gone"]
+    assert contents(opened("c", server.url).session("s")) == [*range(10), "while it was gone"]

@@ -1,0 +1,90 @@
+"""Changes: wire encoding, digest, session ids."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localfirst.change import (
+    APPEND,
+    EMPTY_DIGEST,
+    MAIN_BRANCH,
+    Change,
+    check_session_id,
+    decode_change,
+    encode_change,
+    extend_digest,
+)
+from localfirst.errors import ConfigurationError, MalformedChange
+
+changes = st.builds(
+    Change,
+    origin=st.text(min_size=1, max_size=20),
+    counter=st.integers(1, 2**62),
+    time=st.integers(0, 2**62),
+    base=st.integers(0, 2**62),
+    branch=st.text(),
+    kind=st.text(),
+    body=st.binary(),
+)
+
+
+@given(changes)
+def test_a_change_comes_back_from_its_encoding(change: Change) -> None:
+    assert decode_change(encode_change(change)) == change
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_change_or_a_typed_error(data: bytes) -> None:
+    try:
+        change = decode_change(data)
+    except MalformedChange:
+        return
+    assert isinstance(change, Change)
+
+
+@given(changes, st.data())
+def test_a_damaged_change_is_another_change_or_a_typed_error(change: Change, data: st.DataObject) -> None:
+    encoded = bytearray(encode_change(change))
+    place = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[place] ^= data.draw(st.integers(1, 255))
+    try:
+        assert decode_change(bytes(encoded)) != change or encode_change(change) != bytes(encoded)
+    except MalformedChange:
+        pass
+
+
+@pytest.mark.parametrize("numbers", [(0, 0, 0), (-1, 0, 0), (1, -1, 0), (1, 0, -1)])
+def test_impossible_numbers_are_refused(numbers: tuple[int, int, int]) -> None:
+    counter, time, base = numbers
+    with pytest.raises(MalformedChange):
+        decode_change(encode_change(Change("r", counter, time, base, MAIN_BRANCH, APPEND, b"[]")))
+
+
+@given(st.lists(st.binary(), max_size=20), st.integers(0, 20))
+def test_a_digest_goes_on_from_any_point(log: list[bytes], cut: int) -> None:
+    whole = extend_digest(EMPTY_DIGEST, log)
+    assert extend_digest(extend_digest(EMPTY_DIGEST, log[:cut]), log[cut:]) == whole
+    assert 0 <= whole < 2**63
+
+
+@given(st.lists(st.binary(min_size=1), min_size=2, max_size=20, unique=True), st.data())
+def test_a_digest_tells_order_loss_and_doubling_apart(log: list[bytes], data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(log) - 2))
+    swapped = [*log[:place], log[place + 1], log[place], *log[place + 2 :]]
+    lost = [*log[:place], *log[place + 1 :]]
+    doubled = [*log[: place + 1], *log[place:]]
+    digests = {extend_digest(EMPTY_DIGEST, variant) for variant in (log, swapped, lost, doubled)}
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize("good", ["u", "user 123", "a:b{c}", "é" * 512, "x" * 1024, "..", "/", "%00"])
+def test_session_ids_that_are_taken(good: str) -> None:
+    assert check_session_id(good) == good
+
+
+@pytest.mark.parametrize("bad", ["", "a\0b", "\ud800", "x" * 1025, "é" * 513, None, 1, b"u"])
+def test_session_ids_that_are_refused(bad: object) -> None:
+    with pytest.raises(ConfigurationError, match="session id"):
+        check_session_id(bad)

@@ -1,0 +1,176 @@
+"""Merge rules and exact conflicts: invariant 3 for metadata, by example; tests/unit/test_fold.py has the properties."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from localfirst import jsonvalue
+from localfirst.change import DELETE, INCREMENT, MAIN_BRANCH, PUT, Admitted, Change
+from localfirst.clock import pack
+from localfirst.fold import Fold, fold
+from localfirst.metadata import RULES, Rule, encode_delete, encode_increment, encode_put
+
+
+class History:
+    """Writes to key "k" in the order of their admission."""
+
+    def __init__(self) -> None:
+        self.log: list[Admitted] = []
+
+    def put(
+        self, origin: str, value: Any, rule: Rule = "last", *, base: int = 0, ms: int = 0, gone: Any = None
+    ) -> None:
+        self._add(origin, PUT, encode_put("k", rule, jsonvalue.encode(value), gone), base, ms)
+
+    def delete(self, origin: str, *, base: int = 0, ms: int = 0) -> None:
+        self._add(origin, DELETE, encode_delete("k"), base, ms)
+
+    def increment(self, origin: str, by: float, *, base: int = 0) -> None:
+        self._add(origin, INCREMENT, encode_increment("k", by), base, 0)
+
+    def _add(self, origin: str, kind: str, body: bytes, base: int, ms: int) -> None:
+        counter = 1 + sum(entry.change.origin == origin for entry in self.log)
+        seq = len(self.log) + 1
+        change = Change(origin, counter, pack(ms or seq * 1000), base, MAIN_BRANCH, kind, body)
+        self.log.append(Admitted(seq, 10_000, change))
+
+    @property
+    def state(self) -> Fold:
+        return fold(self.log)
+
+    @property
+    def value(self) -> Any:
+        register = self.state.metadata["k"]
+        return None if register.value is None else jsonvalue.decode(register.value)
+
+
+@pytest.fixture
+def history() -> History:
+    return History()
+
+
+def test_last_the_greatest_time_wins_whatever_the_order_of_admission(history: History) -> None:
+    history.put("a", "late", ms=5000)
+    history.put("b", "early", ms=4000)
+    assert history.value == "late"
+    (conflict,) = history.state.conflicts
+    assert conflict == ("k", "last", "late", "early", "late", ("a", "b"), 2)
+
+
+def test_last_equal_times_are_decided_by_origin(history: History) -> None:
+    history.put("b", "b", ms=5000)
+    history.put("a", "a", ms=5000)
+    assert history.value == "b"
+
+
+def test_a_write_that_saw_the_current_value_follows_it_whatever_the_clocks_say(history: History) -> None:
+    history.put("a", "first", ms=9000)
+    history.put("b", "second", ms=1, base=1)
+    assert history.value == "second"
+    assert not history.state.conflicts
+
+
+def test_a_fast_clock_does_not_win_for_ever(history: History) -> None:
+    """A change is never newer than its admission."""
+    history.put("fast", "from the future", ms=10**12)
+    history.log.append(
+        Admitted(2, 20_000, Change("b", 1, pack(15_000), 0, MAIN_BRANCH, PUT, encode_put("k", "last", b'"now"')))
+    )
+    assert history.value == "now"
+
+
+def test_a_delete_is_a_write_like_others(history: History) -> None:
+    history.put("a", 1, ms=1000)
+    history.delete("b", ms=2000)
+    history.put("c", 2, ms=1500)
+    assert history.value is None
+    assert len(history.state.conflicts) == 2
+
+
+def test_first_sets_only_what_is_not_set(history: History) -> None:
+    history.put("a", "one", "first")
+    history.put("b", "two", "first")
+    history.put("a", "three", "first", base=2)
+    assert history.value == "one"
+    history.delete("a", base=3)
+    history.put("b", "four", "first", base=4)
+    assert history.value == "four"
+
+
+def test_merge_keeps_both_sides_fields(history: History) -> None:
+    history.put("a", {"x": 1, "y": 1, "z": 1}, "merge")
+    history.put("a", {"x": 2}, "merge", base=1)
+    history.put("b", {"y": 2}, "merge", base=1, gone=["z"])
+    assert history.value == {"x": 2, "y": 2}
+
+
+def test_merge_decides_each_field_by_time(history: History) -> None:
+    history.put("a", {"x": "a", "y": "a"}, "merge", ms=5000)
+    history.put("b", {"x": "b"}, "merge", ms=4000)
+    history.put("c", {"y": "c"}, "merge", ms=6000)
+    assert history.value == {"x": "a", "y": "c"}
+
+
+def test_merge_an_old_field_does_not_come_back_over_its_removal(history: History) -> None:
+    history.put("a", {"x": 1}, "merge", ms=1000)
+    history.put("a", {}, "merge", base=1, ms=5000, gone=["x"])
+    history.put("b", {"x": 2}, "merge", ms=3000)
+    assert history.value == {}
+
+
+def test_union_keeps_first_seen_order(history: History) -> None:
+    history.put("a", ["x", "y", "x"], "union")
+    history.put("b", ["z", "y", 1, 1.0, True], "union")
+    assert history.value == ["x", "y", "z", 1, 1.0, True]
+
+
+@pytest.mark.parametrize(("rule", "winner"), [("max", 7), ("min", -1)])
+def test_max_and_min(history: History, rule: Rule, winner: int) -> None:
+    for origin, value in zip("abc", (3, 7, -1), strict=True):
+        history.put(origin, value, rule)
+    assert history.value == winner
+
+
+def test_max_has_an_order_for_any_two_values(history: History) -> None:
+    values = [None, True, float("nan"), 2, "a", [1], {"a": 1}]
+    for place, value in enumerate(values):
+        history.put(f"r{place}", value, "max")
+    assert history.value == {"a": 1}
+
+
+def test_increments_add_up_and_are_no_conflict(history: History) -> None:
+    for place in range(5):
+        history.increment(f"r{place}", place + 0.5)
+    assert history.value == 12.5
+    assert not history.state.conflicts
+
+
+def test_an_increment_follows_a_put(history: History) -> None:
+    history.put("a", 10)
+    history.increment("b", 5)
+    assert history.value == 15
+    assert [conflict.winner for conflict in history.state.conflicts] == [15]
+
+
+def test_an_increment_of_what_became_no_number_is_a_conflict_that_it_loses(history: History) -> None:
+    history.put("a", "text")
+    history.increment("b", 5)
+    assert history.value == "text"
+    assert len(history.state.conflicts) == 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_takes_the_first_value_as_it_is(history: History, rule: Rule) -> None:
+    value = {"merge": {"a": 1}, "union": [2, 1]}.get(rule, 5)
+    history.put("a", value, rule)
+    assert history.value == value
+
+
+def test_bodies_that_only_the_standard_library_can_read_count_alike(history: History) -> None:
+    history.put("a", {"\ud800": 1}, "merge")
+    history.put("b", {"x": float("inf")}, "merge")
+    assert history.value == {"\ud800": 1, "x": float("inf")}
+    history.increment("c", float("inf"), base=2)
+    assert history.value == {"\ud800": 1, "x": float("inf")}
