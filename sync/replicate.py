@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from localfirst.change import Admitted, decode_change, extend_digest, new_id
+from localfirst.change import EMPTY_DIGEST, Admitted, decode_change, extend_digest, new_id
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected, StoreCorrupt
 from localfirst.fold import check
 from localfirst.log import Foreign, Head, Log, OwnRange, Page, SessionKey, session_key
@@ -229,15 +229,11 @@ class Replicator:
                 break
             await self._push_lacking(head.session_id, lacking)
         page, acked = await self._page(key, 0, entries)
-        after = Head(
-            head.namespace,
-            head.session_id,
-            remote.generation if remote else None,
-            len(entries),
-            extend_digest(0, [entry.data for entry in entries]),
-            acked,
-            head.epoch + 1,
-        )
+        digest = extend_digest(EMPTY_DIGEST, [entry.data for entry in entries])
+        if remote is not None and digest != remote.digest:  # Reading it again would end the same way, for ever.
+            raise RemoteRejected(f"session {head.session_id!r}: the central log and its own digest disagree")
+        generation = remote.generation if remote else None
+        after = Head(head.namespace, head.session_id, generation, len(entries), digest, acked, epoch=head.epoch + 1)
         if acked < head.acked:
             await patiently(self._log.unmark_settled)
         await self._settle(key, head, after, [page], result)

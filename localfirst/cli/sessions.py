@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +30,7 @@ def ls(
     than local.
     """
     with stores.to_read(store, namespace) as opened:
-        infos = [_with_state(info, remote=remote is not None) for info in opened.sessions(prefix)]
+        infos = [stores.with_state(info, remote=remote is not None) for info in opened.sessions(prefix)]
     if as_json:
         print_json(infos)
     elif infos:
@@ -49,19 +48,15 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one session: its items, oldest first, and its metadata."""
+    """Show the items of a session, oldest first, and its metadata."""
     with stores.to_read(store, namespace) as opened:
-        info = _with_state(stores.find(opened, session))
+        info = stores.with_state(stores.find(opened, session))
         content = opened.session(session).export()
     items = content["items"] if limit is None else content["items"][len(content["items"]) - limit :]
     if as_json:
         print_json({"session": info, "items": items, "metadata": content["metadata"]})
     else:
         _print_session(info, items, content["metadata"])
-
-
-def _with_state(info: SessionInfo, *, remote: bool = False) -> SessionInfo:
-    return replace(info, state=stores.state_of(info, remote=remote))
 
 
 def _table(infos: list[SessionInfo]) -> Table:

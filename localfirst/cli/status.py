@@ -19,7 +19,6 @@ from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
 from localfirst.cli.output import ago, console, duration, plain, print_json, size, state_text
 from localfirst.status import StoreStatus
 from localfirst.store import Store
-from sync.central import describe
 from sync.leader import is_led
 from sync.status import SyncStatus, published
 
@@ -32,7 +31,7 @@ def status(
     interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between looks.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Tell how a store and its central store stand to each other.
+    """Tell how store and central store stand.
 
     Only looks: it neither syncs nor connects, and tells what the process that syncs the directory wrote down. Exits
     with 3 when sync is blocked, offline, or stopped with changes waiting, and when a session is quarantined.
@@ -63,7 +62,7 @@ def _look(store: Store, remote: str | None) -> StoreStatus:
         found = _told(found, sync)
     elif remote is not None or sync is not None:
         found = replace(found, state="connecting" if led else "stopped")
-    return replace(found, remote=describe(remote) if remote else None)
+    return replace(found, remote=stores.describe(remote) if remote else None)
 
 
 def _told(status: StoreStatus, sync: SyncStatus) -> StoreStatus:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from platformdirs import user_data_path
 
@@ -15,8 +15,7 @@ from localfirst.cli.exits import NoSession
 from localfirst.errors import ConfigurationError
 from localfirst.status import SessionInfo
 from localfirst.store import Store
-
-SessionState = Literal["local", "pending", "synced", "quarantined"]
+from sync import central
 
 
 def home(path: Path | None) -> Path:
@@ -51,6 +50,12 @@ def open_local(path: Path, namespace: str) -> Store:
             os.environ["LOCALFIRST_REMOTE"] = inherited
 
 
+def describe(remote: str) -> str:
+    """A central store's URL as it may be shown. Raises `ConfigurationError` if there is no such store."""
+    central.scheme_of(remote)  # Of what is no URL, nobody knows which part is the password.
+    return central.describe(remote)
+
+
 def find(store: Store, session_id: str) -> SessionInfo:
     """What is known of one session. Raises `NoSession`."""
     for info in store.sessions(prefix=session_id):
@@ -60,9 +65,7 @@ def find(store: Store, session_id: str) -> SessionInfo:
     raise NoSession(f"there is no session {session_id!r} in namespace {store.namespace!r} of {store.path}")
 
 
-def state_of(info: SessionInfo, *, remote: bool = False) -> SessionState:
-    """The state of a session of a store that was opened without its central store; `remote`: it has one."""
-    if info.state == "quarantined":
-        return info.state
-    known_there = info.state != "local"
-    return "pending" if info.pending and (remote or known_there) else info.state
+def with_state(info: SessionInfo, *, remote: bool = False) -> SessionInfo:
+    """As a store tells it that was opened with its central store; `remote`: there is one."""
+    waits = info.pending > 0 and (remote or info.state == "synced")
+    return replace(info, state="pending") if waits else info

@@ -52,7 +52,7 @@ def _sync_once(path: Path, remote: str, namespace: str, timeout: float, as_json:
     deadline = time.monotonic() + timeout
     try:
         opened.flush(timeout)
-        opened.refresh(max(0.0, deadline - time.monotonic()))
+        opened.refresh(max(0.1, round(deadline - time.monotonic(), 1)))
         found = opened.status()
     finally:
         opened.close(timeout=0.1)  # It was tried for long enough.

@@ -26,7 +26,10 @@ def export_session(
     store: StorePath = None,
     namespace: Namespace = "default",
 ) -> None:
-    """Write a session as JSON, items and metadata, for `localfirst import`."""
+    """Write a session as JSON.
+
+    Items and metadata, one item a line; `localfirst import` reads it.
+    """
     with stores.to_read(store, namespace) as opened:
         stores.find(opened, session)
         document = encode(opened.session(session).export())
@@ -46,9 +49,9 @@ def import_session(
     namespace: Namespace = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Add the items and metadata of an export to a session, all or nothing.
+    """Add an export to a session.
 
-    What the session already holds stays. The store is made if it is missing. What was imported reaches the central
+    Items and metadata, all or nothing; what the session already holds stays. The store is made if it is missing. What was imported reaches the central
     store through whoever syncs the directory: the application, or `localfirst sync`.
     """
     data = _read(file)

@@ -1,10 +1,9 @@
-"""What is particular to the Postgres store: its schema, roles, poolers, failures, and the plans of its statements."""
+"""What is particular to the Postgres store: its schema, roles, poolers, locks, hints, and data that was damaged."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -17,14 +16,12 @@ from localfirst.errors import (
     ConfigurationError,
     LocalFirstError,
     RemoteRejected,
-    RemoteUnavailable,
     RemoteVersionError,
 )
 from localfirst.testing.conformance import CASES, check
 from localfirst.testing.conformance.harness import bodies, changes, following, run, whole_log
-from localfirst.testing.servers import PostgresServer
-from sync.central.base import FORMAT_VERSION, Hint, PushStatus
-from sync.central.postgres import PostgresStore, hints, store
+from sync.central.base import FORMAT_VERSION, Hint
+from sync.central.postgres import PostgresStore, hints
 from sync.central.postgres.schema import STEPS
 from sync.central.postgres.statements import QUERIES, SCHEMA
 from tests.conftest import OwnPostgres
@@ -54,11 +51,6 @@ async def connection(postgres_url: str) -> AsyncIterator[Any]:
     opened = await asyncpg.connect(postgres_url)
     yield opened
     await opened.close()
-
-
-@pytest.fixture
-def own_server(own_postgres: OwnPostgres) -> PostgresServer:
-    return own_postgres()
 
 
 # The schema.
@@ -203,108 +195,52 @@ async def test_without_hints_watching_ends_at_once(open_store: OpenStore) -> Non
     assert [hint async for hint in open_store("?notify=off").watch()] == []
 
 
-# A server that fails.
-
-
-async def failing_for_now(call: Callable[[], Any]) -> None:
-    with pytest.raises(RemoteUnavailable):
-        await call()
-
-
-async def test_a_killed_server_comes_back_to_the_same_store(own_server: PostgresServer) -> None:
-    survivor = PostgresStore(own_server.url, NAMESPACE)
-    before = await survivor.identify()
-    await asyncio.gather(*(survivor.push([run(f"s{i}", "r1", 1, 2)]) for i in range(4)))
-    own_server.kill()
-    for _ in range(5):
-        await failing_for_now(lambda: survivor.heads(["s0"]))
-    await failing_for_now(survivor.identify)
-    own_server.start()
-    assert (await survivor.identify()).store_id == before.store_id
-    answers = await asyncio.gather(*(survivor.push([following(f"s{i}", "r1", 2, 2)]) for i in range(4)))
-    assert [pushed.head for [pushed] in answers] == [3] * 4
-    await survivor.close()
-
-
-async def test_a_restart_between_two_calls_is_noticed_at_most_once(own_server: PostgresServer) -> None:
-    survivor = PostgresStore(own_server.url, NAMESPACE)
-    await survivor.identify()
-    own_server.restart()
-    await asyncio.sleep(0.1)
-    assert await survivor.heads(["s"]) == [None]
-    await survivor.close()
-
-
-async def test_a_silent_server_is_noticed(own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "COMMAND_SECONDS", 0.5)
-    monkeypatch.setattr(store, "CONNECT_SECONDS", 0.5)
-    survivor = PostgresStore(own_server.url, NAMESPACE)
-    await survivor.identify()
-    own_server.pause()
-    start = time.monotonic()
-    await asyncio.gather(*(failing_for_now(lambda: survivor.heads(["s"])) for _ in range(8)))
-    assert time.monotonic() - start < 5
-    own_server.resume()
-    assert await survivor.heads(["s"]) == [None]
-    await survivor.close()
-
-
-async def test_a_watcher_notices_that_its_server_was_killed(own_server: PostgresServer) -> None:
-    watching = PostgresStore(own_server.url, NAMESPACE).watch()
-    assert await anext(watching) is None
-    own_server.kill()
-    await failing_for_now(lambda: asyncio.wait_for(anext(watching), 10))
-
-
-async def test_a_watcher_notices_that_its_server_is_silent(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hints, "PROBE_SECONDS", 0.2)
-    monkeypatch.setattr(hints, "ANSWER_SECONDS", 0.3)
-    watching = PostgresStore(own_server.url, NAMESPACE).watch()
-    assert await anext(watching) is None
-    next_hint = asyncio.ensure_future(anext(watching))
-    await asyncio.sleep(1)
-    assert not next_hint.done(), "a server that answers is not given up"
-    own_server.pause()
-    with pytest.raises(RemoteUnavailable):
-        await asyncio.wait_for(next_hint, 10)
-    own_server.resume()
-
-
-async def test_a_server_that_is_read_only_for_now_is_tried_again(open_store: OpenStore) -> None:
-    await open_store().identify()
-    standby = open_store("?default_transaction_read_only=on")
-    await standby.identify()
-    await failing_for_now(lambda: standby.push([run("s", "r1", 1, 1)]))
-
-
-async def test_a_closed_store_says_so(open_store: OpenStore) -> None:
-    closed = open_store()
-    watching = closed.watch()
-    assert await anext(watching) is None
-    await closed.close()
-    await failing_for_now(lambda: anext(watching))
-    await failing_for_now(closed.identify)
-    await failing_for_now(lambda: anext(closed.watch()))
-
-
 # Pushes that disturb each other.
 
 
+NAMES = [f"session-{number:02}" for number in range(50)]
+
+
+async def push_in_opposite_orders(open_store: OpenStore, first: int) -> None:
+    """Two replicas push to the same sessions; both get through."""
+    orders = {"r1": NAMES, "r2": NAMES[::-1]}
+    pushes = (open_store().push([run(name, origin, first, 1) for name in order]) for origin, order in orders.items())
+    for pushed in await asyncio.gather(*pushes):
+        assert {each.admitted for each in pushed} == {1}
+
+
 async def test_two_replicas_over_the_same_sessions_in_opposite_orders(open_store: OpenStore) -> None:
-    names = [f"session-{number:02}" for number in range(50)]
-    replicas = [open_store() for _ in range(2)]
-    await replicas[0].identify()
-
-    async def push_all(number: int, order: list[str]) -> None:
-        for first in range(1, 41):
-            pushed = await replicas[number].push([run(name, f"r{number}", first, 1) for name in order])
-            assert {each.admitted for each in pushed} == {1}
-
-    await asyncio.gather(push_all(0, names), push_all(1, names[::-1]))
-    heads = await replicas[0].heads(names)
+    await open_store().identify()
+    for first in range(1, 41):
+        await push_in_opposite_orders(open_store, first)
+    heads = await open_store().heads(NAMES)
     assert {head.seq for head in heads if head} == {80}
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        pytest.param("insert into localfirst.sessions values ('test', 'session-25', 'g')", id="new sessions"),
+        pytest.param("select from localfirst.sessions where session_id = 'session-25' for update", id="old sessions"),
+    ],
+)
+async def test_replicas_that_wait_do_not_wait_for_each_other(
+    open_store: OpenStore, connection: Any, obstacle: str
+) -> None:
+    await open_store().identify()
+    first = 1
+    if obstacle.startswith("select"):
+        await push_in_opposite_orders(open_store, first)
+        first = 2
+    blocking = connection.transaction()
+    await blocking.start()
+    await connection.execute(obstacle)
+    pushing = asyncio.ensure_future(push_in_opposite_orders(open_store, first))
+    # Each locked all it could in its order: were these opposite, they would now hold what the other needs.
+    await asyncio.sleep(0.5)
+    assert not pushing.done()
+    await blocking.rollback()
+    await pushing
 
 
 async def test_one_refused_run_does_not_lose_the_others(open_store: OpenStore, connection: Any) -> None:
@@ -318,24 +254,6 @@ async def test_one_refused_run_does_not_lose_the_others(open_store: OpenStore, c
         )
     heads = await shared.heads(["a", "damaged", "b", "c"])
     assert [head and head.seq for head in heads] == [1, 0, None, 1]
-
-
-async def test_a_cancelled_push_harms_nothing(open_store: OpenStore, connection: Any) -> None:
-    shared = open_store()
-    await shared.identify()
-    await shared.push([run("s", "r1", 1, 1)])
-    async with connection.transaction():
-        await connection.execute("select from localfirst.sessions for update")
-        pushing = [asyncio.ensure_future(shared.push([following("s", "r1", 2, 3)])) for _ in range(6)]
-        await asyncio.sleep(0.3)
-        for each in pushing:
-            each.cancel()
-        done = await asyncio.gather(*pushing, return_exceptions=True)
-        assert [type(each) for each in done] == [asyncio.CancelledError] * 6
-        assert [head and head.seq for head in await shared.heads(["s"])] == [1]
-    [pushed] = await shared.push([following("s", "r1", 2, 3)])
-    assert (pushed.status, pushed.acked, pushed.head) == (PushStatus.OK, 4, 4)
-    assert bodies(await whole_log(shared, "s")) == changes("r1", 1, 4)
 
 
 async def test_the_time_of_admission_never_goes_backwards(open_store: OpenStore, connection: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ def seen(state: Fold) -> tuple[Any, ...]:
 
 def cuts(log: list[Admitted], places: list[int]) -> list[list[Admitted]]:
     bounds = [0, *sorted(min(place, len(log)) for place in places), len(log)]
-    return [log[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [log[start:end] for start, end in pairwise(bounds)]
 
 
 @settings(max_examples=400)

@@ -37,6 +37,8 @@ def test_exceptions_that_redis_py_may_add_mean_what_their_base_means() -> None:
         (exceptions.ReadOnlyError("replica"), RemoteUnavailable),
         (exceptions.NoScriptError("flushed"), RemoteUnavailable),
         (exceptions.ResponseError("BUSY running a script"), RemoteUnavailable),
+        (exceptions.ResponseError("CLUSTERDOWN Hash slot not served"), RemoteUnavailable),
+        (exceptions.ResponseError("MOVED 1 host:1"), ConfigurationError),
         (exceptions.ResponseError("NOREPLICAS Not enough good replicas"), RemoteUnavailable),
         (exceptions.AuthenticationError("invalid password"), ConfigurationError),
         (exceptions.NoPermissionError("evalsha"), ConfigurationError),

@@ -7,7 +7,9 @@ import pickle
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diskcache
 import pytest
@@ -55,9 +57,14 @@ def test_a_key_is_inserted_once(rows: Rows) -> None:
 
 
 def test_a_transaction_is_all_or_nothing(rows: Rows) -> None:
-    with pytest.raises(RuntimeError, match="stop"), rows.transaction():
-        rows.insert(b"k", b"1")
-        raise RuntimeError("stop")
+
+    def write_and_fail() -> None:
+        with rows.transaction():
+            rows.insert(b"k", b"1")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_and_fail()
     assert rows.get(b"k") is None
 
 
@@ -111,12 +118,13 @@ def test_rows_of_any_other_kind_are_refused(rows: Rows, key: object, raw: int, m
 def test_diskcache_itself_is_refused_too(tmp_path: Path) -> None:
     """Nobody can reach the pickle by way of diskcache's own calls."""
     disk = NoPickleDisk(str(tmp_path))
-    for call in (
+    calls: list[Callable[[], Any]] = [
         lambda: disk.put({"a": 1}),
         lambda: disk.get(b"", False),
         lambda: disk.store({"a": 1}, False),
         lambda: disk.fetch(MODE_PICKLE, None, b"", False),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(StoreCorrupt):
             call()
 
@@ -206,9 +214,13 @@ def test_a_full_disk_stores_nothing_and_goes_on_when_there_is_space(rows: Rows) 
     rows.insert(b"before", b"v")
     pages = rows._sql("PRAGMA page_count").fetchone()[0]
     rows._sql(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(StoreFull, match="free some space"):
+
+    def fill() -> None:
         for number in range(1000):
             rows.insert(b"k%d" % number, b"x" * 4000)
+
+    with pytest.raises(StoreFull, match="free some space"):
+        fill()
     rows._sql("PRAGMA max_page_count = 1000000")
     rows.insert(b"after", b"v")
     assert rows.get(b"before") == rows.get(b"after") == b"v"

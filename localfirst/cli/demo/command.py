@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from localfirst.cli import stores
 from localfirst.cli.demo.outage import Outage, ServerStopped, StoresDetached
 from localfirst.cli.demo.play import Result, play
 from localfirst.cli.demo.screen import Screen, screen_for
@@ -20,7 +21,6 @@ from localfirst.cli.exits import Exit
 from localfirst.cli.output import console, latency
 from localfirst.errors import LocalFirstError
 from localfirst.testing.servers import PostgresServer, RedisServer, ServerError, ServerProcess
-from sync.central import describe
 
 
 def demo(
@@ -40,7 +40,9 @@ def demo(
         str, typer.Option("--namespace", metavar="NAME", help="Where the session of the demo goes.")
     ] = "localfirst-demo",
 ) -> None:
-    """Watch one conversation on two replicas that lose the central store and find back to one history.
+    """Watch two replicas part and meet again.
+
+    One conversation, on two replicas that lose the central store, write on, and find back to one history.
 
     Without options the central store is a directory that is removed at the end. In a store named by --remote, the
     session of the demo stays. Exits with 0 only if both replicas hold the same items and metadata at the end, and
@@ -54,26 +56,31 @@ def demo(
         results = [_play_on_server(make, namespace, screen) for make in (RedisServer, _postgres)]
     else:
         results = [_play_on(remote, namespace, screen)]
-    if not all(result.equal for result in results):
-        raise typer.Exit(Exit.NOT_SYNCED)
+    equal = all(result.equal for result in results)
+    if servers:
+        out.print(_verdict(equal, "both replicas are equal, on Redis and on Postgres" if equal else "see above"))
+    raise typer.Exit(Exit.OK if equal else Exit.NOT_SYNCED)
 
 
 def _play_on(remote: str | None, namespace: str, screen: Screen) -> Result:
     with tempfile.TemporaryDirectory(prefix="localfirst-demo-") as directory:
         central = remote or (Path(directory).resolve() / "central").as_uri()
-        name = describe(remote) if remote else "a directory on this machine"
+        name = stores.describe(remote) if remote else "a directory on this machine, removed at the end"
         result = _perform(central, name, namespace, Path(directory), StoresDetached(central), screen)
         if remote:
-            note = f"the session stays in {name} as {result.session_id}, namespace {namespace}"
+            note = f"   {result.session_id} stays in it, in namespace {namespace}"
             screen.console.print(Text(note, style="dim"))
-        return result
+    screen.console.print(_conclusion(result))
+    return result
 
 
 def _play_on_server(make: Callable[[], ServerProcess], namespace: str, screen: Screen) -> Result:
     try:
         with make() as server, tempfile.TemporaryDirectory(prefix="localfirst-demo-") as directory:
-            name = f"{server.title} at {describe(server.url)}, started for this"
-            return _perform(server.url, name, namespace, Path(directory), ServerStopped(server), screen)
+            name = f"{server.title} at {stores.describe(server.url)}, started for this"
+            result = _perform(server.url, name, namespace, Path(directory), ServerStopped(server), screen)
+            screen.console.print(_conclusion(result))
+            return result
     except (ServerError, LookupError) as error:
         raise LocalFirstError(str(error)) from error
 
@@ -100,19 +107,18 @@ def _print_result(result: Result, out: Console) -> None:
     taken = latency(direct.seconds) if direct.seconds is not None else "not measured"
     table.add_row("   direct write", taken, f"{direct.trouble or 'median'}; {direct.what}")
     out.print(Text(), table, Text(), sep="\n")
-    out.print(_verdict(result))
 
 
-def _verdict(result: Result) -> Text:
+def _conclusion(result: Result) -> Text:
     if result.equal:
-        return Text(f"✓ both replicas are equal: {result.items} items and all metadata", style="bold green")
-    wrong = [
-        what
-        for what, right in (
-            ("the items differ", result.same_items),
-            ("the metadata differ", result.same_metadata),
-            (f"of {result.expected} items {result.items} came, or counts are wrong", result.complete),
-        )
-        if not right
-    ]
-    return Text(f"✗ the replicas are NOT equal: {'; '.join(wrong)}", style="bold red")
+        return _verdict(True, f"both replicas are equal: {result.items} items and all metadata")
+    wrong = {
+        "the items differ": result.same_items,
+        "the metadata differ": result.same_metadata,
+        f"{result.items} of {result.expected} items came, or counts are wrong": result.complete,
+    }
+    return _verdict(False, "; ".join(what for what, right in wrong.items() if not right))
+
+
+def _verdict(equal: bool, text: str) -> Text:
+    return Text(f"✓ {text}", style="bold green") if equal else Text(f"✗ NOT equal: {text}", style="bold red")

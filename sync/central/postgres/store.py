@@ -105,7 +105,9 @@ class PostgresStore(CentralStore):
         for want in wants:
             check_session_id(want.session_id)
         wants = [want if want.generation is not None else want._replace(after=0) for want in wants]
-        session_ids, generations, afters = ([want[part] for want in wants] for part in range(3))
+        session_ids = [want.session_id for want in wants]
+        generations = [want.generation for want in wants]
+        afters = [want.after for want in wants]
         async with self._connection() as connection:
             rows = await connection.fetch(QUERIES["pull"], self._namespace, session_ids, generations, afters, max_bytes)
         rows.sort(key=itemgetter(0))  # They come so; SQL just does not promise it.
@@ -141,7 +143,8 @@ class PostgresStore(CentralStore):
         self._closed = True
         for connection in list(self._listening):
             connection.terminate()
-        pool, self._pool = self._pool, None
+        async with self._opening:
+            pool, self._pool = self._pool, None
         if pool is None:
             return
         try:

@@ -113,6 +113,13 @@ MEANINGS: Final[dict[type[BaseException], Meaning]] = _BELOW | {
 """The table. A class that isn't in it means what its nearest base class means."""
 
 _REPLIES: Final[dict[str, Meaning]] = {
+    # redis-py before 6 has classes for these in its cluster client only
+    "MOVED ": _CLUSTER,
+    "ASK ": _CLUSTER,
+    "CROSSSLOT ": _CLUSTER,
+    "TRYAGAIN ": _TRANSIENT,
+    "CLUSTERDOWN ": _TRANSIENT,
+    "MASTERDOWN ": _TRANSIENT,
     "BUSY ": _TRANSIENT,
     "NOREPLICAS ": _TRANSIENT,
     "MISCONF ": Meaning(ConfigurationError, "the server can't write to its disk"),

@@ -1,0 +1,87 @@
+"""A FastAPI service with a session for each user; requests never wait for the server behind the store.
+
+pip install localfirst fastapi uvicorn
+LOCALFIRST_REMOTE=redis://... uvicorn --factory examples.fastapi_app:app
+
+python examples/fastapi_app.py      # without a port: sends itself a few requests
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+import localfirst
+
+
+class Message(BaseModel):
+    """What a user says."""
+
+    content: str
+
+
+def create_app(store: localfirst.Store) -> FastAPI:
+    """The application; it closes the store when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await store.aclose()  # Sends what is pending, a few seconds at most.
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/users/{user}/messages")
+    async def say(user: str, message: Message) -> dict[str, Any]:
+        session = store.session(f"user-{user}")
+        history = await session.get_items()
+        answer = {"role": "assistant", "content": reply(history, message.content)}
+        await session.add_items([{"role": "user", "content": message.content}, answer])
+        return answer
+
+    @app.get("/users/{user}/messages")
+    async def history(user: str, limit: int | None = None) -> list[Any]:
+        return await store.session(f"user-{user}").get_items(limit)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        # An unreachable central store is no reason to take this instance out of service.
+        status = store.status()
+        return {"sync": status.state, "pending": status.pending_changes}
+
+    return app
+
+
+def reply(history: list[Any], content: str) -> str:
+    """Where an agent would think."""
+    return f"You said {content!r}, after {len(history)} earlier messages."
+
+
+def app() -> FastAPI:
+    """For `uvicorn --factory`: the store is where $LOCALFIRST_HOME and $LOCALFIRST_REMOTE say."""
+    return create_app(localfirst.open())
+
+
+def main() -> None:
+    """Talk to the application without a port."""
+    with tempfile.TemporaryDirectory() as scratch:
+        remote = os.environ.get("LOCALFIRST_REMOTE") or (Path(scratch) / "central").as_uri()
+        store = localfirst.open(Path(scratch) / "store", remote=remote, namespace="fastapi-example")
+        with TestClient(create_app(store)) as client:
+            for user, content in (("ann", "Hello"), ("ben", "Good morning"), ("ann", "Me again")):
+                answer = client.post(f"/users/{user}/messages", json={"content": content}).json()
+                print(f"{user}: {answer['content']}")
+            print("health:", client.get("/health").json())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,390 @@
+"""One round, against an in-memory central store: what it does with everything it may find."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+
+from localfirst import jsonvalue
+from localfirst.change import APPEND, MAIN_BRANCH, Change, decode_change, encode_change, extend_digest
+from localfirst.clock import HybridClock
+from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable, StoreCorrupt
+from localfirst.log import Head, Log, OwnRange, Page, SessionKey, session_key
+from localfirst.testing.memory import MemoryServer, MemoryStore
+from localfirst.view import View
+from sync.central.base import Pushed, PushStatus, Run
+from sync.replicate import RUN_CHANGES, Replicator, Round, Settled
+
+
+class Replica:
+    """A log, and rounds of it with a server."""
+
+    def __init__(self, path: Path, server: MemoryServer) -> None:
+        self.log = Log(path / "data")
+        self.origin = self.log.replica_id()
+        self.central = MemoryStore(server)
+        self.settled: list[Settled] = []
+        self.replicator = Replicator(self.log, self.central, self.origin, "default", self.settled.append)
+
+    def view(self, name: str) -> View:
+        key = session_key("default", name)
+        return View(self.log, self.origin, HybridClock(), key, Head("default", name), lambda: False)
+
+    def add(self, name: str, *items: Any) -> SessionKey:
+        body = jsonvalue.join([jsonvalue.encode(item) for item in items])
+        self.view(name).write(lambda _: [(APPEND, body)], fresh=True)
+        return session_key("default", name)
+
+    def items(self, name: str) -> list[Any]:
+        view = self.view(name)
+        return jsonvalue.decode_each([item.data for item in view.refresh().items])
+
+    def head(self, name: str) -> Head:
+        head = self.log.head(session_key("default", name))
+        assert head is not None
+        return head
+
+    async def sync(self, *names: str) -> Round:
+        """Rounds until there is nothing more to do; the refusals of all."""
+        push = pull = {await self.replicator.know(name) for name in names}
+        refused: dict[SessionKey, Any] = {}
+        while push or pull:
+            outcome = await self.replicator.round(push, pull)
+            refused |= outcome.refused
+            push, pull = outcome.push - refused.keys(), outcome.pull - refused.keys()
+        return Round(set(), set(), refused)
+
+
+@pytest.fixture
+def server() -> MemoryServer:
+    return MemoryServer()
+
+
+@pytest.fixture
+def a(tmp_path: Path, server: MemoryServer) -> Replica:
+    return Replica(tmp_path / "a", server)
+
+
+@pytest.fixture
+def b(tmp_path: Path, server: MemoryServer) -> Replica:
+    return Replica(tmp_path / "b", server)
+
+
+def log_of(server: MemoryServer, name: str) -> list[Any]:
+    return server.namespace("default").sessions[name].log
+
+
+async def test_a_replica_that_writes_alone_never_pulls(a: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(a.central, "pull", None)
+    for number in range(3):
+        key = a.add("s", number)
+        assert await a.replicator.round([key], []) == Round(set(), set(), {})
+    assert a.head("s").acked == a.head("s").seq == 3
+    assert a.items("s") == [0, 1, 2]
+
+
+async def test_a_long_run_goes_in_bounded_pieces(a: Replica, server: MemoryServer) -> None:
+    for number in range(RUN_CHANGES + 5):
+        key = a.add("s", number)
+    outcome = await a.replicator.round([key], [])
+    assert outcome.push == {key}
+    assert len(log_of(server, "s")) == RUN_CHANGES
+    await a.sync("s")
+    assert len(log_of(server, "s")) == RUN_CHANGES + 5
+
+
+async def test_interleaved_runs_end_alike(a: Replica, b: Replica) -> None:
+    for number in range(3):
+        a.add("s", f"a{number}")
+        b.add("s", f"b{number}")
+        await a.sync("s")
+        await b.sync("s")
+    await a.sync("s")
+    assert a.items("s") == b.items("s") == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert (a.head("s").seq, a.head("s").digest) == (b.head("s").seq, b.head("s").digest)
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+async def test_a_crash_between_push_and_settling_repeats_and_changes_nothing(
+    a: Replica, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = a.add("s", "once")
+    with monkeypatch.context() as patched:
+
+        def crash(*_: Any) -> bool:
+            raise Crash
+
+        patched.setattr(a.log, "settle", crash)
+        with pytest.raises(Crash):
+            await a.replicator.round([key], [])
+    assert len(log_of(server, "s")) == 1
+    assert a.head("s").acked == 0
+    await a.sync("s")
+    assert len(log_of(server, "s")) == 1
+    assert a.items("s") == ["once"]
+    assert a.head("s").acked == 1
+
+
+async def test_a_lost_answer_is_asked_for_again(
+    a: Replica, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = a.add("s", "once")
+    push = a.central.push
+
+    async def push_and_lose_the_answer(runs: Sequence[Run]) -> list[Pushed]:
+        await push(runs)
+        raise RemoteUnavailable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(a.central, "push", push_and_lose_the_answer)
+        with pytest.raises(RemoteUnavailable):
+            await a.replicator.round([key], [])
+    a.add("s", "later")
+    await a.sync("s")
+    assert a.items("s") == ["once", "later"]
+    assert len(log_of(server, "s")) == 2
+
+
+async def test_a_cursor_that_another_process_moved_is_not_moved_again(
+    a: Replica, server: MemoryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = a.add("s", "x")
+    twin, settle = Replica(tmp_path / "a", server), a.log.settle
+
+    def settle_late(*arguments: Any) -> bool:
+        monkeypatch.undo()
+        session = server.namespace("default").sessions["s"]
+        after = Head("default", "s", session.generation, 1, session.digest, 1)
+        page = Page([OwnRange(1, session.log[0].admitted_at, 1, 1)], [])
+        assert twin.log.settle(key, a.head("s"), after, [page])
+        return settle(*arguments)
+
+    monkeypatch.setattr(a.log, "settle", settle_late)
+    outcome = await a.replicator.round([key], [])
+    assert outcome.pull == {key}
+    await a.sync("s")
+    assert a.items("s") == ["x"]
+    assert a.settled == []
+
+
+async def test_poison_in_one_session_stops_no_other(a: Replica, b: Replica, server: MemoryServer) -> None:
+    """Invariant 9."""
+    a.add("bad", "good so far")
+    a.add("fine", "x")
+    await a.sync("bad", "fine")
+    poison = encode_change(Change("evil", 1, 0, 0, MAIN_BRANCH, APPEND, b"{not json"))
+    await MemoryStore(server).push([Run("bad", "", True, "evil", 1, [poison])])
+    a.add("bad", "still pushed")
+    outcome = await a.sync("bad", "fine")
+    assert list(outcome.refused) == [session_key("default", "bad")]
+    assert isinstance(outcome.refused[session_key("default", "bad")], MalformedChange)
+    assert a.items("bad") == ["good so far", "still pushed"]
+    assert len(log_of(server, "bad")) == 3
+    outcome = await b.sync("bad", "fine")
+    assert b.items("fine") == ["x"]
+    assert b.items("bad") == []
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 20, encode_change(Change("r", 0, 0, 0, "main", "append", b"[]"))])
+async def test_bytes_that_are_no_change_are_refused(a: Replica, server: MemoryServer, data: bytes) -> None:
+    await MemoryStore(server).push([Run("s", "g", True, "evil", 1, [data])])
+    outcome = await a.sync("s")
+    assert [type(error) for error in outcome.refused.values()] == [MalformedChange]
+
+
+async def test_a_session_that_the_store_refuses_stops_no_other(
+    a: Replica, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 9: a batch is taken apart, not dropped."""
+    for name in ("one", "bad", "two"):
+        a.add(name, name)
+    push = a.central.push
+
+    async def refuse(runs: Sequence[Run]) -> list[Pushed]:
+        if any(run.session_id == "bad" for run in runs):
+            raise RemoteRejected("no")
+        return await push(runs)
+
+    monkeypatch.setattr(a.central, "push", refuse)
+    outcome = await a.sync("one", "bad", "two")
+    assert list(outcome.refused) == [session_key("default", "bad")]
+    assert a.head("one").acked == a.head("two").acked == 1
+    assert a.items("bad") == ["bad"]
+
+
+async def both_sides(a: Replica, b: Replica) -> None:
+    for number in range(3):
+        a.add("s", f"a{number}")
+        await a.sync("s")
+        b.add("s", f"b{number}")
+        await b.sync("s")
+    await a.sync("s")
+
+
+ALL = ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+async def test_a_store_that_lost_everything_gets_it_again_in_order(
+    a: Replica, b: Replica, server: MemoryServer
+) -> None:
+    await both_sides(a, b)
+    server.wipe()
+    a.add("s", "after")
+    await a.sync("s")
+    assert a.items("s") == [*ALL, "after"]
+    await b.sync("s")
+    assert b.items("s") == [*ALL, "after"]
+    assert len(log_of(server, "s")) == 7
+
+
+async def test_what_only_a_replica_that_is_gone_wrote_is_sent_again_too(
+    a: Replica, b: Replica, server: MemoryServer
+) -> None:
+    await both_sides(a, b)
+    server.wipe()
+    await a.sync("s")
+    assert [entry.seq for entry in log_of(server, "s")] == [1, 2, 3, 4, 5, 6]
+    assert a.items("s") == ALL
+
+
+async def test_two_replicas_that_reseed_at_once_end_with_one_complete_log(
+    a: Replica, b: Replica, server: MemoryServer
+) -> None:
+    await both_sides(a, b)
+    server.wipe()
+    a.add("s", "from a")
+    b.add("s", "from b")
+    await asyncio.gather(a.sync("s"), b.sync("s"))
+    await a.sync("s")
+    await b.sync("s")
+    assert a.items("s") == b.items("s")
+    assert sorted(a.items("s")) == sorted([*ALL, "from a", "from b"])
+    assert len(log_of(server, "s")) == 8
+
+
+async def restore(server: MemoryServer, name: str, length: int) -> None:
+    """The log as a backup had it; the generation is the same."""
+    session = server.namespace("default").sessions[name]
+    entries, generation = session.log[:length], session.generation
+    del server.namespace("default").sessions[name]
+    store = MemoryStore(server)
+    for entry in entries:
+        change = decode_change(entry.data)
+        await store.push([Run(name, generation, True, change.origin, change.counter, [entry.data])])
+
+
+async def test_a_store_restored_from_a_backup_gets_what_it_lacks(a: Replica, b: Replica, server: MemoryServer) -> None:
+    await both_sides(a, b)
+    await restore(server, "s", 2)
+    await a.sync("s")
+    await b.sync("s")
+    assert a.items("s") == b.items("s") == ALL
+    assert len(log_of(server, "s")) == 6
+
+
+async def test_a_restored_store_that_has_grown_again_is_found_by_its_digest(
+    a: Replica, b: Replica, server: MemoryServer, tmp_path: Path
+) -> None:
+    await both_sides(a, b)
+    await restore(server, "s", 2)
+    c = Replica(tmp_path / "c", server)
+    for number in range(4):
+        c.add("s", f"c{number}")
+    await c.sync("s")
+    assert len(log_of(server, "s")) == 6  # As long as before: only the digest tells.
+    for replica in (a, b, c):
+        await replica.sync("s")
+    assert a.items("s") == b.items("s") == c.items("s")
+    assert sorted(a.items("s")) == sorted([*ALL, "c0", "c1", "c2", "c3"])
+
+
+async def test_a_crash_while_reseeding_loses_nothing(
+    a: Replica, b: Replica, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await both_sides(a, b)
+    server.wipe()
+    with monkeypatch.context() as patched:
+
+        def crash(*_: Any) -> bool:
+            raise Crash
+
+        patched.setattr(a.log, "settle", crash)
+        with pytest.raises(Crash):
+            await a.sync("s")
+    server.wipe()
+    await a.sync("s")
+    assert a.items("s") == ALL
+    assert len(log_of(server, "s")) == 6
+
+
+async def test_a_copied_directory_is_told_and_nothing_is_overwritten(
+    a: Replica, server: MemoryServer, tmp_path: Path
+) -> None:
+    a.add("s", "common")
+    await a.sync("s")
+    a.log.rows.close()
+    copytree(tmp_path / "a", tmp_path / "copy")
+    copy = Replica(tmp_path / "copy", server)
+    for text in ("one", "two"):
+        a.add("s", text)
+    await a.sync("s")
+    outcome = await copy.sync("s")
+    assert [type(error) for error in outcome.refused.values()] == [StoreCorrupt]
+    assert "copied or restored" in str(next(iter(outcome.refused.values())))
+    copy.add("s", "kept")
+    await copy.sync("s")
+    assert copy.items("s")[-1] == "kept"
+
+
+async def test_moved_tells_which_sessions_are_not_where_the_store_is(a: Replica, b: Replica) -> None:
+    keys = {name: a.add(name, name) for name in ("one", "two", "three")}
+    await a.sync("one", "two")
+    b.add("two", "b")
+    await b.sync("two", "three")
+    b.add("three", "b")
+    await b.sync("three")
+    heads = [(keys[name], a.head(name)) for name in keys]
+    assert await a.replicator.moved(heads) == {keys["two"], keys["three"]}
+
+
+async def test_discover_makes_unknown_sessions_known(a: Replica, b: Replica) -> None:
+    for number in range(5):
+        a.add(f"s{number}", "x")
+    await a.sync(*(f"s{number}" for number in range(5)))
+    b.add("s1", "y")
+    found = await b.replicator.discover()
+    assert set(found) == {session_key("default", f"s{number}") for number in (0, 2, 3, 4)}
+    assert await b.replicator.discover() == []
+
+
+async def test_a_gap_makes_the_replica_send_what_is_missing(a: Replica, server: MemoryServer) -> None:
+    for number in range(3):
+        a.add("s", number)
+    await a.sync("s")
+    session = server.namespace("default").sessions["s"]
+    del session.log[1:]
+    session.acked[a.origin] = 1
+    session.digest = extend_digest(0, [session.log[0].data])
+    a.add("s", 3)
+    outcome = await a.central.push([Run("s", session.generation, False, a.origin, 4, [b"x"])])
+    assert outcome[0].status is PushStatus.GAP
+    await a.sync("s")
+    assert a.items("s") == [0, 1, 2, 3]
+    assert len(log_of(server, "s")) == 4
+
+
+async def test_a_log_that_disagrees_with_its_own_digest_is_not_read_for_ever(a: Replica, server: MemoryServer) -> None:
+    a.add("s", "x")
+    await a.sync("s")
+    server.namespace("default").sessions["s"].digest = 5
+    outcome = await a.sync("s")
+    assert [type(error) for error in outcome.refused.values()] == [RemoteRejected]
+    assert a.items("s") == ["x"]
