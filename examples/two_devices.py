@@ -49,7 +49,8 @@ def main() -> None:
                 print(f"{name + ':':10}", [message["content"] for message in session.get_messages()])
                 print(" " * 10, session.metadata())
 
-            # "shop" was set on both sides without knowledge of each other: the later write stands, both are kept.
+            # "shop" was set on both without knowledge of each other. The later write stands, by the devices' clocks;
+            # both devices agree on it, and remember what was set aside.
             for conflict in phone.conflicts():
                 print(f"conflict:  {conflict.key}: {conflict.current} and {conflict.incoming} -> {conflict.winner}")
             print("equal:    ", phone.export() == laptop.export())

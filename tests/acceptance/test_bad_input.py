@@ -169,10 +169,15 @@ def test_a_disk_without_space_stores_nothing_of_the_call_and_loses_nothing_befor
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most))
         written = 1
-        with pytest.raises((localfirst.StoreFull, localfirst.StoreUnwritable), match="nothing of this call was stored"):
+
+        def write_on() -> None:
+            nonlocal written
             while True:
                 session.add_message("user", written, padding="x" * 1000)
                 written += 1
+
+        with pytest.raises((localfirst.StoreFull, localfirst.StoreUnwritable), match="nothing of this call was stored"):
+            write_on()
         assert [item["content"] for item in session] == list(range(written))
         with pytest.raises((localfirst.StoreFull, localfirst.StoreUnwritable)):
             asyncio.run(session.add_items(["x" * 1000, "y" * 100_000]))

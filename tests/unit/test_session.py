@@ -129,9 +129,9 @@ def test_increment(session: Session) -> None:
     assert session.increment("n") == 1
     assert session.increment("n", 2.5) == 3.5
     session.set("text", "x")
-    for call in (lambda: session.increment("text"), lambda: session.increment("n", True)):
+    for key, by in (("text", 1), ("n", True)):
         with pytest.raises(InvalidItem, match="number"):
-            call()
+            session.increment(key, by)
     assert session.get("n") == 3.5
 
 
@@ -230,7 +230,7 @@ async def test_events_of_local_calls(store: localfirst.Store, session: Session) 
 
 
 def test_a_callback_that_raises_is_logged_and_stops_nothing(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    heard = []
+    heard: list[Any] = []
     session.on(SessionEvent.MESSAGE_ADDED, lambda item: 1 / 0)
     session.on(SessionEvent.MESSAGE_ADDED, heard.append)
     session.add_message("user", "Hello")

@@ -1,0 +1,364 @@
+"""The command line: what it prints, what it exits with, and that looking at a store leaves it alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+import localfirst
+from localfirst.cli.app import app
+
+UNREACHABLE = "redis://:hunter2@127.0.0.1:1/0"
+COMMANDS = ("demo", "status", "sync", "ls", "show", "export", "import")
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCALFIRST_HOME", "LOCALFIRST_REMOTE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run() -> Invoke:
+    """Run a command in this process."""
+
+    def invoke(*arguments: object, **options: Any) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], **options)
+
+    return invoke
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A store with two sessions, that never met a central store."""
+    directory = tmp_path / "store"
+    with localfirst.open(directory) as store:
+        first = store.session("user-1")
+        first.add_message("user", "Hello")
+        first.add_message("assistant", [{"type": "output_text", "text": "Good morning"}])
+        first.set("language", "en")
+        store.session("other").add_message("user", "Hi")
+    return directory
+
+
+@pytest.fixture
+def central(tmp_path: Path) -> str:
+    """The URL of a directory as central store."""
+    return (tmp_path / "central").as_uri()
+
+
+@pytest.fixture
+def worker(home: Path, central: str) -> Iterator[subprocess.Popen[str]]:
+    """`localfirst sync`, in a process of its own, once it is online."""
+    with sync_process("--store", str(home), "--remote", central) as process:
+        until_told(process, "online")
+        yield process
+        process.kill()
+
+
+def sync_process(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "localfirst.cli", "sync", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until_told(process: subprocess.Popen[str], word: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:  # The end of the test is its deadline.
+        if word in line:
+            return line
+    raise AssertionError(f"the process ended before it told of {word!r}")
+
+
+def eventually(holds: Callable[[], Any], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def error_of(result: Result) -> str:
+    """The one line on stderr of a command that failed."""
+    assert isinstance(result.exception, SystemExit)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("localfirst: ")
+    return line
+
+
+# Help.
+
+
+def test_help_lists_the_commands_there_are_and_their_exit_codes(run: Invoke) -> None:
+    text = run("--help").output
+    for name in COMMANDS:
+        assert name in text
+        assert "Exit codes: 0 it went well" in " ".join(run(name, "--help").output.split())
+    for later in ("verify", "quarantine", "rotate", "doctor", "cleanup"):
+        assert later not in text
+
+
+def test_version(run: Invoke) -> None:
+    assert run("--version").output == f"localfirst {localfirst.__version__}\n"
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ImportError('no typer')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "localfirst.cli", "--help"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "pip install 'localfirst[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# A store that is not there, a session that is not there.
+
+
+@pytest.mark.parametrize("command", [["ls"], ["status"], ["show", "user-1"], ["export", "user-1"]])
+def test_looking_makes_no_store(command: list[str], run: Invoke, tmp_path: Path) -> None:
+    result = run(*command, "--store", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "there is no store in" in error_of(result)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("command", ["show", "export"])
+@pytest.mark.parametrize("session_id", ["user", "user-12", "zzz"])
+def test_no_such_session(command: str, session_id: str, run: Invoke, home: Path) -> None:
+    result = run(command, session_id, "--store", home)
+    assert result.exit_code == 4
+    assert session_id in error_of(result)
+
+
+# Looking.
+
+
+def test_ls(run: Invoke, home: Path) -> None:
+    lines = run("ls", "--store", home).output.splitlines()
+    assert [line.split()[0] for line in lines] == ["session", "other", "user-1"]
+    assert len(run("ls", "--store", home, "--prefix", "user-").output.splitlines()) == 2
+    assert run("ls", "--store", home, "--namespace", "empty").output == "no sessions\n"
+
+
+def test_ls_as_json(run: Invoke, home: Path, central: str) -> None:
+    other, first = json.loads(run("ls", "--store", home, "--json").output)
+    assert (first["session_id"], first["items"], first["pending"], first["state"]) == ("user-1", 2, 3, "local")
+    assert other["session_id"] == "other"
+    with_remote = json.loads(run("ls", "--store", home, "--remote", central, "--json").output)
+    assert {info["state"] for info in with_remote} == {"pending"}
+
+
+def test_options_come_from_the_environment_too(run: Invoke, home: Path, central: str) -> None:
+    environment = {"LOCALFIRST_HOME": str(home), "LOCALFIRST_REMOTE": central}
+    found = json.loads(run("status", "--json", env=environment).output)
+    assert (found["path"], found["remote"]) == (str(home), central)
+
+
+def test_show(run: Invoke, home: Path) -> None:
+    text = run("show", "user-1", "--store", home).output
+    assert text.index("Hello") < text.index("Good morning")
+    assert 'language "en"' in text
+    assert "Hello" not in run("show", "user-1", "--store", home, "--limit", 1).output
+
+
+def test_show_as_json(run: Invoke, home: Path) -> None:
+    found = json.loads(run("show", "user-1", "--store", home, "--json", "--limit", 1).output)
+    assert found["items"] == [{"role": "assistant", "content": [{"type": "output_text", "text": "Good morning"}]}]
+    assert found["metadata"] == {"language": "en"}
+    assert found["session"]["items"] == 2
+
+
+def test_what_sessions_hold_can_not_control_the_terminal(run: Invoke, tmp_path: Path) -> None:
+    with localfirst.open(tmp_path / "store") as store:
+        session = store.session("evil\x1b[2J")
+        session.add_message("user\x1b]0;title\x07", "[bold]not markup[/bold] \x1b[31mred \ud800")
+        session.set("key\r", {"\x9b": "\u202e"})
+    for command in (["ls"], ["show", "evil\x1b[2J"]):
+        text = run(*command, "--store", tmp_path / "store").output
+        assert not set("\x1b\x07\x9b\r\u202e\ud800") & set(text)
+    assert "[bold]not markup[/bold]" in text
+
+
+def test_looking_sends_nothing_even_on_closing(run: Invoke, home: Path, tmp_path: Path, central: str) -> None:
+    environment = {"LOCALFIRST_REMOTE": central}
+    for command in (["ls"], ["status"], ["show", "user-1"], ["export", "user-1"]):
+        run(*command, "--store", home, env=environment)
+    assert not (tmp_path / "central").exists()
+
+
+# Status.
+
+
+def test_status_of_a_store_without_a_central_store(run: Invoke, home: Path) -> None:
+    result = run("status", "--store", home)
+    assert result.exit_code == 0
+    assert "local" in result.output
+    assert json.loads(run("status", "--store", home, "--json").output)["pending_changes"] == 4
+
+
+def test_status_of_a_store_that_nobody_syncs(run: Invoke, home: Path, central: str) -> None:
+    result = run("status", "--store", home, "--remote", central, "--json")
+    assert json.loads(result.output)["state"] == "stopped"
+    assert result.exit_code == 3
+    assert run("sync", "--once", "--store", home, "--remote", central).exit_code == 0
+    assert run("status", "--store", home, "--remote", central).exit_code == 0
+
+
+def test_status_tells_what_the_process_that_syncs_knows(run: Invoke, home: Path, central: str) -> None:
+    with localfirst.open(home, remote=central) as store:
+        store.flush(10)
+        found = json.loads(run("status", "--store", home, "--remote", central, "--json").output)
+        assert store.status().leader
+    assert (found["state"], found["pending_changes"], found["leader"]) == ("online", 0, False)
+    assert found["last_synced_at"].endswith("+00:00")
+
+
+def test_status_while_the_central_store_is_away_shows_no_password(run: Invoke, home: Path) -> None:
+    with localfirst.open(home, remote=UNREACHABLE) as store:
+        eventually(lambda: store.status().state == "offline")
+        result = run("status", "--store", home, "--remote", UNREACHABLE)
+    assert result.exit_code == 3
+    assert "offline" in result.output
+    assert "hunter2" not in result.output + result.stderr
+
+
+def test_status_watch_ends_by_an_interrupt(home: Path) -> None:
+    command = [sys.executable, "-m", "localfirst.cli", "status", "--watch", "--interval", "0.1", "--json"]
+    with subprocess.Popen([*command, "--store", str(home)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    assert [status["pending_changes"] for status in found] == [4, 4, 4]
+
+
+# Sync.
+
+
+def test_sync_needs_a_central_store(run: Invoke, home: Path) -> None:
+    result = run("sync", "--store", home)
+    assert result.exit_code == 2
+    assert "LOCALFIRST_REMOTE" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["sync", "status"])
+def test_a_remote_that_is_none(command: str, run: Invoke, home: Path) -> None:
+    result = run(command, "--store", home, "--remote", "user:hunter2@host/db")
+    assert result.exit_code == 1
+    assert "redis://" in error_of(result)
+    assert "hunter2" not in result.output + result.stderr
+
+
+def test_sync_once_sends_and_fetches(run: Invoke, home: Path, central: str, tmp_path: Path) -> None:
+    assert run("sync", "--once", "--store", home, "--remote", central).exit_code == 0
+    result = run("sync", "--once", "--store", tmp_path / "second", "--remote", central, "--json")
+    assert json.loads(result.output)["pending_changes"] == 0
+    infos = json.loads(run("ls", "--store", tmp_path / "second", "--json").output)
+    assert [(info["session_id"], info["state"]) for info in infos] == [("other", "synced"), ("user-1", "synced")]
+
+
+def test_sync_once_that_reaches_nobody(run: Invoke, home: Path) -> None:
+    result = run("sync", "--once", "--timeout", "0.5", "--store", home, "--remote", UNREACHABLE)
+    assert result.exit_code == 3
+    assert "4 changes of 2 sessions" in error_of(result)
+    assert "hunter2" not in result.output + result.stderr
+
+
+def test_sync_serves_an_application_without_a_worker(
+    worker: subprocess.Popen[str], home: Path, central: str, tmp_path: Path
+) -> None:
+    with (
+        localfirst.open(home) as application,
+        localfirst.open(tmp_path / "second", remote=central, worker="none") as second,
+    ):
+        session = application.session("user-1")
+        session.add_message("user", "sent by the other process")
+        eventually(lambda: session.pending == 0)
+        second.refresh(10)
+        assert second.session("user-1").get_messages()[-1]["content"] == "sent by the other process"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sync_ends_by_a_signal_and_sends_what_is_left(
+    number: signal.Signals, worker: subprocess.Popen[str], home: Path, run: Invoke
+) -> None:
+    with localfirst.open(home) as application:
+        application.session("user-1").add_message("user", "at the last moment")
+    worker.send_signal(number)
+    _, errors = worker.communicate(timeout=15)
+    assert (worker.returncode, errors) == (0, "")
+    assert json.loads(run("status", "--store", home, "--json").output)["pending_changes"] == 0
+
+
+def test_sync_that_ends_with_changes_left_says_so(home: Path) -> None:
+    with sync_process("--store", str(home), "--remote", UNREACHABLE, "--timeout", "1", "--json") as process:
+        told = until_told(process, '"offline"')
+        process.terminate()
+        _, errors = process.communicate(timeout=15)
+    assert json.loads(told)["pending_changes"] == 4
+    assert process.returncode == 3
+    assert "4 changes pending" in errors
+    assert "hunter2" not in told + errors
+
+
+# Export and import.
+
+
+def test_an_export_comes_back_exactly(run: Invoke, home: Path, tmp_path: Path) -> None:
+    content: list[Any] = [{"n": 2**70, "f": 0.1}, "\ud800", ["é", None, True], "\ud83d" + "\ude00"]
+    with localfirst.open(home) as store:
+        session = store.session("odd")
+        for item in content:
+            session.add_message("user", item)
+        expected = session.export()
+    file = tmp_path / "odd.json"
+    assert run("export", "odd", "--store", home, "-o", file).exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    result = run("import", file, "--session", "copy", "--store", tmp_path / "new", "--json")
+    assert json.loads(result.output) == {"session_id": "copy", "items": 4, "metadata": 0}
+    with localfirst.open(tmp_path / "new") as store:
+        assert store.session("copy").export() == {**expected, "session_id": "copy"}
+
+
+def test_export_to_stdout_and_import_from_stdin(run: Invoke, home: Path, tmp_path: Path) -> None:
+    document = run("export", "user-1", "--store", home).stdout
+    assert json.loads(document)["metadata"] == {"language": "en"}
+    assert run("import", "-", "--store", tmp_path / "new", input=document).exit_code == 0
+    assert run("export", "user-1", "--store", tmp_path / "new").stdout == document
+
+
+@pytest.mark.parametrize(
+    "document", ["", "{", "[]", '{"format":"other"}', '{"format":"localfirst.session","version":9}', "\x00", "[" * 9999]
+)
+def test_what_is_no_export_is_refused(document: str, run: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(document)
+    result = run("import", file, "--store", tmp_path / "new")
+    assert result.exit_code == 1
+    assert "nothing was imported" in error_of(result)
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_can_not_be_read_or_written(run: Invoke, home: Path, tmp_path: Path) -> None:
+    missing = run("import", tmp_path / "missing.json", "--store", home)
+    assert missing.exit_code == 1
+    assert "can't be read" in error_of(missing)
+    no_directory = run("export", "user-1", "--store", home, "-o", tmp_path / "no" / "file")
+    assert no_directory.exit_code == 1
+    assert "can't be written" in error_of(no_directory)
