@@ -51,8 +51,8 @@ def import_session(
 ) -> None:
     """Add an export to a session.
 
-    Items and metadata, all or nothing; what the session already holds stays. The store is made if it is missing. What was imported reaches the central
-    store through whoever syncs the directory: the application, or `localfirst sync`.
+    Items and metadata, all or nothing; what the session already holds stays. The store is made if it is missing. What
+    was imported reaches the central store through whoever syncs the directory: the application, or `localfirst sync`.
     """
     data = _read(file)
     items, metadata = read_export(data)

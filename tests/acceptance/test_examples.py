@@ -129,10 +129,12 @@ async def test_fastapi_app_sends_what_is_left_when_it_ends(tmp_path: Path) -> No
     remote = (tmp_path / "central").as_uri()
     service = create_app(localfirst.open(tmp_path / "store", remote=remote, sync_interval=600))
     transport = httpx.ASGITransport(app=service)
-    async with service.router.lifespan_context(service):
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as opened:
-            for _ in range(3):
-                await opened.post("/users/ann/messages", json={"content": "Hello"})
+    async with (
+        service.router.lifespan_context(service),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as opened,
+    ):
+        for _ in range(3):
+            await opened.post("/users/ann/messages", json={"content": "Hello"})
     with localfirst.open(tmp_path / "other", remote=remote, worker="none") as other:
         other.refresh(10)
         assert len(other.session("user-ann")) == 6

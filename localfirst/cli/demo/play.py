@@ -51,6 +51,7 @@ async def play(remote: str, namespace: str, directory: Path, outage: Outage, scr
         for replica in replicas:
             replica.open(remote)
             stack.push_async_callback(replica.close)
+        await asyncio.gather(*(replica.connect() for replica in replicas))
         async with screen.showing(replicas):
             await _scenes(laptop, tablet, turns, outage, screen)
         mine, theirs = await laptop.content(), await tablet.content()

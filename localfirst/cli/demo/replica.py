@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any, NamedTuple, TypeVar
 import localfirst
 from localfirst.cli import stores
 from localfirst.cli.demo.script import Turn
+from localfirst.errors import RemoteUnavailable
 
 T = TypeVar("T")
 
 SYNC_SECONDS = 20.0
 """How long a flush or refresh may take before the demo has failed."""
+_CONNECT_SECONDS = 10.0
+_LOOK_SECONDS = 0.02
 _POLL_SECONDS = 0.5
 """Directories have no hints, and a demo is short."""
 
@@ -74,6 +78,16 @@ class Replica:
         self._session.increment("tool_calls", len(turn.tools))
         self._session.set("tools", sorted(set(turn.tools)), merge="union")
         self._session.set("last_device", self.device)
+
+    async def connect(self) -> None:
+        """Return when the worker has reached the central store. Raises `RemoteUnavailable` when it can't."""
+        deadline = time.monotonic() + _CONNECT_SECONDS
+        status = self._store.status()
+        while status.state == "connecting" and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+            status = self._store.status()
+        if status.state != "online":
+            raise RemoteUnavailable(status.last_error or f"{status.remote} did not answer in {_CONNECT_SECONDS:.0f} s")
 
     async def send(self) -> None:
         """Return when everything written here is in the central store."""
