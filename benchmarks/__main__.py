@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -59,6 +60,7 @@ async def run_local(directory: Path, effort: Effort) -> Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the command line says."""
     options = _parser().parse_args(arguments)
+    os.environ.pop("LOCALFIRST_REMOTE", None)  # Nobody wants these messages there.
     with tempfile.TemporaryDirectory(prefix="localfirst-benchmark-") as directory:
         report = asyncio.run(run_local(Path(directory), QUICK if options.quick else THOROUGH))
     options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,8 @@ class Effort(NamedTuple):
     """After which a system does no more calls of one work in one round."""
     batch: int
     """Items per call while sessions are filled."""
+    aged: int
+    """Commits before anything is measured: a write-ahead log is slower to sync while it still grows."""
     large: int
     """Items in the largest session."""
     backlog: int
@@ -49,8 +51,8 @@ class Effort(NamedTuple):
     replication_rounds: int
 
 
-THOROUGH: Final = Effort(8, 1.0, 0.2, 4, 100_000, 300, 5)
-QUICK: Final = Effort(2, 0.2, 0.02, 50, 20_000, 40, 2)
+THOROUGH: Final = Effort(10, 1.0, 0.2, 4, 1200, 100_000, 500, 5)
+QUICK: Final = Effort(2, 0.2, 0.02, 50, 20, 20_000, 40, 2)
 
 
 class Place(NamedTuple):
@@ -160,7 +162,7 @@ async def measure_local(directory: Path, effort: Effort, systems: Sequence[Syste
     results: Results = {}
     async with AsyncExitStack() as stack:
         places = [await _filled(stack, system, directory / system.name, effort) for system in systems]
-        limits = _limits(stack, directory)
+        limits = await _limits(stack, directory, effort.aged)
         for number in range(effort.rounds):
             for work in WORK:
                 contenders = _contenders(work, number, places) + limits.get(work.name, [])
@@ -210,6 +212,7 @@ async def _filled(stack: AsyncExitStack, system: System, directory: Path, effort
     database = await stack.enter_async_context(opened(system, directory))
     await _fill_session(database, "read-100", 100, effort.batch)
     await _fill_session(database, "read-1000", 1000, effort.batch)
+    await _fill_session(database, "aged", effort.aged, 1)
     return Place(system, database, directory)
 
 
@@ -227,16 +230,18 @@ async def _fill(session: Conversation, count: int, batch: int) -> None:
         await session.add_items(items[start : start + batch])
 
 
-def _limits(stack: AsyncExitStack, directory: Path) -> dict[str, list[Contender]]:
+async def _limits(stack: AsyncExitStack, directory: Path, aged: int) -> dict[str, list[Contender]]:
     """The calls that show what the machine can do, by work."""
     blobs = cycle([msgspec.json.encode(message) for message in messages(997, seed=1)])
 
-    def inserts(synchronous: str) -> Call:
+    async def inserts(synchronous: str) -> AbstractAsyncContextManager[Call]:
         bare = stack.enter_context(closing(BareInserts(directory / f"{synchronous}.db", synchronous)))
-        return lambda: bare.insert(next(blobs))
+        for _ in range(aged):
+            await bare.insert(next(blobs))
+        return nullcontext(lambda: bare.insert(next(blobs)))
 
     return {
-        "add_1": [("bare-normal", nullcontext(inserts("NORMAL"))), ("bare-full", nullcontext(inserts("FULL")))],
+        "add_1": [("bare-normal", await inserts("NORMAL")), ("bare-full", await inserts("FULL"))],
         "get_100": [("bare-decode", nullcontext(bare_decode(messages(100))))],
         "get_1000": [("bare-decode", nullcontext(bare_decode(messages(1000))))],
     }

@@ -24,7 +24,7 @@ class _Sheet:
     def rich(self) -> Table:
         table = Table(title=self.title, title_justify="left")
         for place, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if place == 0 else "right")
+            table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
         for row in self.rows:
             table.add_row(*row, style="bold red" if row[-1] == _MET[False] else None)
         return table

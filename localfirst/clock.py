@@ -1,7 +1,7 @@
 """Time. A hybrid logical clock: close to the wall clock, never backwards, always after what it has seen.
 
 Source: Kulkarni, Demirbas, Madappa, Avva, Leone: Logical Physical Clocks (OPODIS 2014), packed into one integer as
-milliseconds << 16 | logical count.
+milliseconds << 16 | logical count. The count begins with the fraction of the millisecond.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ LOGICAL_BITS: Final = 16
 def wall_ms() -> int:
     """The wall clock, Unix milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def wall_time() -> int:
+    """The wall clock as a timestamp: the fraction of the millisecond stands where the logical count does."""
+    return (time.time_ns() << LOGICAL_BITS) // 1_000_000
 
 
 def pack(ms: int, logical: int = 0) -> int:
@@ -41,14 +46,14 @@ def clamp(timestamp: int, admitted_at: int) -> int:
 class HybridClock:
     """The clock of one replica. Safe to use from any thread.
 
-    >>> clock = HybridClock(wall=lambda: 1_000)
+    >>> clock = HybridClock(wall=lambda: pack(1_000))
     >>> clock.now() < clock.now()
     True
     >>> clock.observe(pack(2_000)); unpack_ms(clock.now())
     2000
     """
 
-    def __init__(self, wall: Callable[[], int] = wall_ms) -> None:
+    def __init__(self, wall: Callable[[], int] = wall_time) -> None:
         self._wall = wall
         self._last = 0
         self._lock = threading.Lock()
@@ -56,7 +61,7 @@ class HybridClock:
     def now(self) -> int:
         """A timestamp greater than every one given or observed before."""
         with self._lock:
-            self._last = max(pack(self._wall()), self._last + 1)
+            self._last = max(self._wall(), self._last + 1)
             return self._last
 
     def observe(self, timestamp: int) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+import msgspec
+
 from localfirst import jsonvalue
 from localfirst.change import APPEND, CLEAR, DELETE, INCREMENT, PUT, REMOVE, Admitted, Change
 from localfirst.clock import clamp
@@ -23,7 +25,7 @@ MAX_CONFLICTS: Final = 100
 """How many conflicts of a session are remembered, the newest."""
 
 
-class Effect(NamedTuple):
+class Effect(msgspec.Struct, frozen=True, gc=False):
     """What one change did to what the agent sees."""
 
     change: Change
@@ -136,7 +138,7 @@ class Fold:
             self._pending.popleft()
             self.seq = seq
             while position < len(items) and items[position].counter == change.counter:
-                items[position] = items[position]._replace(seq=seq)
+                items[position] = msgspec.structs.replace(items[position], seq=seq)
                 position += 1
         self._admitted_items = position
 

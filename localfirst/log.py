@@ -12,7 +12,7 @@ process took meanwhile is refused. Replication writes `p` and `h` rows, in one s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -29,6 +29,7 @@ SessionKey = bytes
 _HEAD, _CHANGE, _PAGE = b"h", b"c", b"p"
 _REPLICA, _SETTLED = b"s:replica", b"s:settled"
 _KEY_BYTES = 16
+_ROWS_AT_ONCE = 64
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
@@ -83,6 +84,15 @@ class Rest(NamedTuple):
     head: Head | None
     pages: list[Page]
     changes: list[Change]
+
+
+class Touched(NamedTuple):
+    """What happened on disk."""
+
+    written: set[SessionKey]
+    """Sessions with new changes of ours."""
+    asked: set[SessionKey]
+    """Sessions that were never in the central store as far as is known here, and that somebody began to use."""
 
 
 class Backlog(NamedTuple):
@@ -180,9 +190,20 @@ class Log:
         rows = self.rows.range(*_span(_CHANGE, key, 0), limit=1, reverse=True)
         return int.from_bytes(rows[0][0][-8:], "big") if rows else 0
 
-    def run(self, key: SessionKey, after: int, limit: int) -> list[bytes]:
-        """Up to `limit` changes made here with counters above `after`; wire encoding, consecutive."""
-        return [value for _, value in self.rows.range(*_span(_CHANGE, key, after), limit)]
+    def run(self, key: SessionKey, after: int, limit: int, max_bytes: int = 1 << 62) -> list[bytes]:
+        """Changes made here with counters above `after`: wire encoding, consecutive, at least one if there is any."""
+        changes: list[bytes] = []
+        size = 0
+        while len(changes) < limit and size < max_bytes:
+            rows = self.rows.range(*_span(_CHANGE, key, after + len(changes)), min(limit - len(changes), _ROWS_AT_ONCE))
+            for _, value in rows:
+                changes.append(value)
+                size += len(value)
+                if size >= max_bytes:
+                    return changes
+            if len(rows) < _ROWS_AT_ONCE:
+                break
+        return changes
 
     def settle(self, key: SessionKey, before: Head, after: Head, pages: Sequence[Page]) -> bool:
         """Take stretches of the central log into the session, and move its head, in one transaction.
@@ -205,40 +226,56 @@ class Log:
         """The central log of a session as it is known here."""
         return [self._decode_page(value) for _, value in self.rows.range(*_span(_PAGE, key, 0))]
 
-    def touched_since(self, rowid: int) -> tuple[set[SessionKey], int]:
-        """Sessions with changes made here after a row, by any process; and the last row now."""
-        rows, last = self.rows.added_since(rowid, _CHANGE, bytes([_CHANGE[0] + 1]))
-        return {key[1 : 1 + _KEY_BYTES] for key, _, _ in rows}, last
+    def touched_since(self, rowid: int, namespace: str) -> tuple[Touched, int]:
+        """What any process did in a namespace after a row; and the last row now."""
+        rows, last = self.rows.added_since(rowid, _CHANGE, bytes([_HEAD[0] + 1]))
+        written = self._of({_key_in(row_key) for row_key, _, _ in rows if row_key[:1] == _CHANGE}, namespace)
+        asked = self._of({_key_in(row_key) for row_key, _, _ in rows if row_key[:1] == _HEAD}, namespace)
+        return Touched(set(written), {key for key, head in asked.items() if head.generation is None}), last
 
-    def backlog(self) -> dict[SessionKey, Backlog]:
-        """What waits for the central store, by session."""
+    def backlog(self, namespace: str) -> dict[SessionKey, Backlog]:
+        """What of a namespace waits for the central store, by session."""
         rows, _ = self.rows.added_since(self._settled(), _CHANGE, bytes([_CHANGE[0] + 1]))
-        acked: dict[SessionKey, int] = {}
+        heads = self._of({_key_in(row_key) for row_key, _, _ in rows}, namespace)
         waiting: dict[SessionKey, Backlog] = {}
         for row_key, size, stored_at in rows:
-            key, counter = row_key[1 : 1 + _KEY_BYTES], int.from_bytes(row_key[-8:], "big")
-            if key not in acked:
-                head = self.head(key)
-                acked[key] = head.acked if head else 0
-            if counter > acked[key]:
+            key, counter = _key_in(row_key), int.from_bytes(row_key[-8:], "big")
+            if key in heads and counter > heads[key].acked:
                 known = waiting.get(key, Backlog(0, 0, stored_at))
                 waiting[key] = Backlog(known.changes + 1, known.bytes + size, min(known.oldest, stored_at))
         return waiting
 
     def mark_settled(self) -> bool:
-        """Note that nothing waits, so that `backlog` need not look at what is there now. False: something waits."""
-        with self.rows.transaction():
-            if self.backlog():
+        """Note that nothing waits, so that `backlog` need not look at what is there now. False: something waits.
+
+        The look is long and holds no lock; the note is refused if somebody took it back meanwhile.
+        """
+        before, last = self.rows.get(_SETTLED), self.rows.last_row()
+        rows, _ = self.rows.added_since(self._settled(), _CHANGE, bytes([_CHANGE[0] + 1]))
+        acked: dict[SessionKey, int] = {}
+        for row_key, _, _ in rows:
+            key = _key_in(row_key)
+            if key not in acked:
+                head = self.head(key)
+                acked[key] = head.acked if head else 0
+            if int.from_bytes(row_key[-8:], "big") > acked[key]:
                 return False
-            self.rows.put(_SETTLED, self.rows.last_row().to_bytes(8, "big"))
-            return True
+        with self.rows.transaction():
+            if self.rows.get(_SETTLED) != before:
+                return False
+            self.rows.put(_SETTLED, last.to_bytes(8, "big"))
+        return True
 
     def unmark_settled(self) -> None:
         """Make `backlog` look at everything again: what was admitted is not any more."""
-        self.rows.put(_SETTLED, bytes(8))
+        self.rows.put(_SETTLED, bytes(8) + new_id().encode())  # Unlike any before, so that `mark_settled` sees it.
 
     def _settled(self) -> int:
-        return int.from_bytes(self.rows.get(_SETTLED) or b"", "big")
+        return int.from_bytes((self.rows.get(_SETTLED) or b"")[:8], "big")
+
+    def _of(self, keys: Iterable[SessionKey], namespace: str) -> dict[SessionKey, Head]:
+        heads = {key: self.head(key) for key in keys}
+        return {key: head for key, head in heads.items() if head is not None and head.namespace == namespace}
 
     def _decode_head(self, value: bytes) -> Head:
         try:
@@ -257,6 +294,10 @@ class Log:
             return _page_decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StoreCorrupt(f"{self.rows.directory} holds a page that can't be decoded: {error}") from error
+
+
+def _key_in(row_key: bytes) -> SessionKey:
+    return row_key[1 : 1 + _KEY_BYTES]
 
 
 def _change_key(key: SessionKey, counter: int) -> bytes:

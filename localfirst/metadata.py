@@ -187,18 +187,15 @@ def _apply(current: Register, write: _Write, stamp: Stamp, seen: bool, base: int
 def _combine(current: Register, write: _Write, stamp: Stamp) -> Register:
     """The rules for which the order of two writes makes no difference, or only the first counts."""
     before = _value(current)
-    after = before
-    if write.rule == "counter":
-        if before is None or is_number(before):
-            after = (before or 0) + write.value
-    elif write.rule == "union":
+    if write.rule == "counter" and (before is None or is_number(before)):
+        return Register(jsonvalue.encode((before or 0) + write.value), stamp, write.kind, {})
+    if write.rule == "union":
         known = before if isinstance(before, list) else [before]
-        after = _distinct([*known, *write.value])
-    elif write.rule in ("max", "min"):
-        after = (max if write.rule == "max" else min)(before, write.value, key=_rank)
-    if after is before:
-        return current
-    return Register(jsonvalue.encode(after), stamp, write.kind, {})
+        return Register(jsonvalue.encode(_distinct([*known, *write.value])), stamp, write.kind, {})
+    after, standing = _rank(write.value), _rank(before)
+    if (write.rule == "max" and after > standing) or (write.rule == "min" and after < standing):
+        return Register(jsonvalue.encode(write.value), stamp, write.kind, {})
+    return current
 
 
 def _merge_fields(current: Register, write: _Write, stamp: Stamp, base: int) -> Register:

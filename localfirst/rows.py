@@ -8,24 +8,24 @@ not written by this module and is refused unread, whatever it holds.
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import diskcache
 from diskcache.core import DBNAME, MODE_RAW
 from filelock import FileLock
 
+from localfirst.connections import Connections
 from localfirst.errors import (
     ConfigurationError,
     StoreBusy,
+    StoreClosed,
     StoreCorrupt,
     StoreFull,
     StoreUnwritable,
@@ -35,8 +35,6 @@ FORMAT: Final = 1
 PATIENCE: Final = 30.0
 """Seconds to wait for other processes' commits before giving up with `StoreBusy`."""
 
-# Agents' writes only checkpoint the write-ahead log when nobody else did for a long time (pages of 4 KiB).
-_AGENT_CHECKPOINT_PAGES: Final = 8192
 _SETTINGS: Final = {
     "eviction_policy": "none",
     "cull_limit": 0,
@@ -46,6 +44,7 @@ _SETTINGS: Final = {
     "sqlite_mmap_size": 0,  # A truncated file must be an error, not a SIGBUS.
 }
 _FORMAT_KEY: Final = "localfirst_format"
+_INSERT: Final = f"INSERT INTO Cache (key, raw, store_time, mode, value) VALUES (?, 1, ?, {MODE_RAW}, ?)"
 _READABLE: Final = f"raw = 1 AND mode = {MODE_RAW} AND typeof(key) = 'blob' AND typeof(value) = 'blob'"
 
 T = TypeVar("T")
@@ -77,59 +76,6 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
-class _Cache(diskcache.Cache):  # type: ignore[misc]
-    """diskcache's table and files without its slow initialisation, and with connections that survive a fork."""
-
-    _serials = itertools.count(1)
-    _inherited: ClassVar[list[sqlite3.Connection]] = []
-
-    def __init__(self, directory: Path, *, fsync: bool) -> None:
-        self._directory = str(directory)
-        self._local = threading.local()
-        self._timeout = 0  # Waiting is up to the caller, who may be on an event loop.
-        self._txn_id = None
-        self._synchronous = "FULL" if fsync else "NORMAL"
-        self._opened: list[tuple[int, sqlite3.Connection]] = []
-
-    @property
-    def _con(self) -> sqlite3.Connection:
-        local = self._local
-        if getattr(local, "pid", None) != os.getpid():
-            # SQLite forbids even closing a connection that came through a fork.
-            if (inherited := getattr(local, "con", None)) is not None:
-                self._inherited.append(inherited)
-            local.pid, local.con, local.serial = os.getpid(), self._connect(), next(self._serials)
-            local.transactions = 0
-            self._opened.append((local.pid, local.con))
-        return local.con  # type: ignore[no-any-return]
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            Path(self._directory, DBNAME), timeout=0, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            connection.execute("PRAGMA cache_size = -8192")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_AGENT_CHECKPOINT_PAGES}")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-    @property
-    def local(self) -> Any:
-        """What belongs to the calling thread's connection: `serial` names it, `transactions` it has committed."""
-        return self._local
-
-    def close(self) -> None:
-        """Close the connections of all threads of this process."""
-        for pid, connection in self._opened:
-            if pid == os.getpid():
-                connection.close()
-        self._opened.clear()
-        self._local = threading.local()
-
-
 class Rows:
     """A sorted map from bytes to bytes in a directory of its own; safe to use from any thread and process.
 
@@ -146,7 +92,7 @@ class Rows:
     def __init__(self, directory: Path, *, fsync: bool = False) -> None:
         self.directory = directory
         _prepare_directory(directory)
-        self._cache = _Cache(directory, fsync=fsync)
+        self._connections = Connections(directory, fsync=fsync)
         patiently(self._open)
 
     def _open(self) -> None:
@@ -159,9 +105,9 @@ class Rows:
             raise ConfigurationError(f"{self.directory} has format {found}, this localfirst knows {FORMAT}: upgrade it")
 
     def _format(self) -> Any:
-        with _translated(self.directory):
+        with self._using() as execute:
             try:
-                row = self._sql("SELECT value FROM Settings WHERE key = ?", (_FORMAT_KEY,)).fetchone()
+                row = execute("SELECT value FROM Settings WHERE key = ?", (_FORMAT_KEY,)).fetchone()
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     raise
@@ -169,47 +115,54 @@ class Rows:
             return row[0] if row else None
 
     def _create(self) -> None:
-        with _translated(self.directory):
+        with self._using():  # For its errors.
             diskcache.Cache(str(self.directory), disk=NoPickleDisk, timeout=PATIENCE, **_SETTINGS).close()
-        with self.transaction():
-            triggers = self._sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        with self.transaction(), self._using() as execute:
+            triggers = execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
             for (name,) in triggers:
-                self._sql(f'DROP TRIGGER "{name}"')
-            self._sql("DROP INDEX IF EXISTS Cache_expire_time")
-            self._sql("INSERT INTO Settings VALUES (?, ?)", (_FORMAT_KEY, FORMAT))
+                execute(f'DROP TRIGGER IF EXISTS "{name}"')
+            execute("DROP INDEX IF EXISTS Cache_expire_time")
+            execute("INSERT OR REPLACE INTO Settings VALUES (?, ?)", (_FORMAT_KEY, FORMAT))
 
-    @property
-    def _sql(self) -> Callable[..., sqlite3.Cursor]:
-        return self._cache._con.execute
+    @contextmanager
+    def _using(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """`execute` of this thread's connection, with errors translated. Hot paths do the same without a generator."""
+        try:
+            connection = self._connections.mine()
+            with connection.lock:
+                yield connection.sqlite.execute
+        except sqlite3.Error as error:
+            _translate(error, self.directory)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside is committed at once, or not at all. Keep it small, and never await inside."""
-        with _translated(self.directory):
-            self._sql("BEGIN IMMEDIATE")
+        with self._using() as execute, self._connections.writing:
+            connection = self._connections.mine()
+            execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._sql("COMMIT")
-                self._cache.local.transactions += 1
+                execute("COMMIT")
             except BaseException:
-                if self._cache._con.in_transaction:
-                    self._sql("ROLLBACK")
+                if connection.sqlite.in_transaction:
+                    execute("ROLLBACK")
                 raise
+            connection.transactions += 1
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All reads inside see one state."""
-        with _translated(self.directory):
-            self._sql("BEGIN")
+        with self._using() as execute:
+            execute("BEGIN")
             try:
                 yield
             finally:
-                self._sql("COMMIT")
+                execute("COMMIT")
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
-        with _translated(self.directory):
-            row = self._sql(f"SELECT value, {_READABLE} FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchone()
+        with self._using() as execute:
+            row = execute(f"SELECT value, {_READABLE} FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchone()
         return None if row is None else self._checked(key, *row)
 
     def range(self, lower: bytes, upper: bytes, limit: int = -1, *, reverse: bool = False) -> list[tuple[bytes, bytes]]:
@@ -218,23 +171,23 @@ class Rows:
         query = (
             f"SELECT key, value, {_READABLE} FROM Cache WHERE key >= ? AND key < ? ORDER BY key {order}, raw LIMIT ?"
         )
-        with _translated(self.directory):
-            rows = self._sql(query, (lower, upper, limit)).fetchall()
+        with self._using() as execute:
+            rows = execute(query, (lower, upper, limit)).fetchall()
         return [(key, self._checked(key, value, readable)) for key, value, readable in rows]
 
     def has_more(self, lower: bytes, upper: bytes, count: int) -> bool:
         """Whether more than so many rows have lower <= key < upper."""
-        with _translated(self.directory):
+        with self._using() as execute:
             query = "SELECT 1 FROM Cache WHERE key >= ? AND key < ? LIMIT 1 OFFSET ?"
-            return self._sql(query, (lower, upper, count)).fetchone() is not None
+            return execute(query, (lower, upper, count)).fetchone() is not None
 
     def insert(self, key: bytes, value: bytes) -> None:
         """Add a row; raises `RowExists` if the key is taken."""
+        connections = self._connections
         try:
-            self._sql(
-                f"INSERT INTO Cache (key, raw, store_time, mode, value) VALUES (?, 1, ?, {MODE_RAW}, ?)",
-                (key, time.time(), value),
-            )
+            connection = connections.mine()
+            with connections.writing, connection.lock:
+                connection.sqlite.execute(_INSERT, (key, time.time(), value))
         except sqlite3.IntegrityError:
             raise RowExists from None
         except sqlite3.Error as error:
@@ -242,10 +195,10 @@ class Rows:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Add a row, or give it another value."""
-        with _translated(self.directory):
-            self._sql(
-                f"INSERT INTO Cache (key, raw, store_time, mode, value) VALUES (?, 1, ?, {MODE_RAW}, ?)"
-                " ON CONFLICT (key, raw) DO UPDATE SET value = excluded.value, store_time = excluded.store_time",
+        with self._using() as execute, self._connections.writing:
+            execute(
+                f"{_INSERT} ON CONFLICT (key, raw)"
+                " DO UPDATE SET value = excluded.value, store_time = excluded.store_time",
                 (key, time.time(), value),
             )
 
@@ -254,12 +207,12 @@ class Rows:
 
         The guard row takes the greatest rowid first, so that SQLite gives no rowid twice and `added_since` misses none.
         """
-        with _translated(self.directory):
-            self._sql(
+        with self._using() as execute:
+            execute(
                 "INSERT OR REPLACE INTO Cache (rowid, key, raw, mode, value)"
                 f" VALUES ((SELECT max(rowid) + 1 FROM Cache), x'00', 1, {MODE_RAW}, x'')"
             )
-            self._sql("DELETE FROM Cache WHERE key >= ? AND key < ?", (lower, upper))
+            execute("DELETE FROM Cache WHERE key >= ? AND key < ?", (lower, upper))
 
     def added_since(self, rowid: int, lower: bytes, upper: bytes) -> tuple[list[tuple[bytes, int, float]], int]:
         """(key, bytes of value, Unix time) of rows in a range that were added after a rowid, and the last rowid now."""
@@ -268,20 +221,23 @@ class Rows:
             " WHERE rowid > ? AND rowid <= ? AND key >= ? AND key < ? ORDER BY rowid"
         )
         last = self.last_row()
-        with _translated(self.directory):
-            return self._sql(query, (rowid, last, lower, upper)).fetchall(), last
+        with self._using() as execute:
+            return execute(query, (rowid, last, lower, upper)).fetchall(), last
 
     def last_row(self) -> int:
         """The greatest rowid now."""
-        with _translated(self.directory):
-            return self._sql("SELECT coalesce(max(rowid), 0) FROM Cache").fetchone()[0]  # type: ignore[no-any-return]
+        with self._using() as execute:
+            return execute("SELECT coalesce(max(rowid), 0) FROM Cache").fetchone()[0]  # type: ignore[no-any-return]
 
     def version(self) -> tuple[int, tuple[int, int]]:
         """Names this thread's connection, and a state that changes with every commit but its own single inserts."""
-        with _translated(self.directory):
-            number = self._sql("PRAGMA data_version").fetchone()[0]
-        local = self._cache.local
-        return local.serial, (number, local.transactions)
+        try:
+            connection = self._connections.mine()
+            with connection.lock:
+                number = connection.sqlite.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as error:
+            _translate(error, self.directory)
+        return connection.serial, (number, connection.transactions)
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
@@ -292,12 +248,12 @@ class Rows:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database as far as that disturbs nobody."""
-        with _translated(self.directory):
-            self._sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        with self._using() as execute:
+            execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
-        """Close the connections of all threads; no call may be under way."""
-        self._cache.close()
+        """Close the connections of all threads; later calls raise `StoreClosed`."""
+        self._connections.close()
 
     def _checked(self, key: bytes, value: Any, readable: int) -> bytes:
         if not readable:
@@ -333,16 +289,10 @@ def _prepare_directory(directory: Path) -> None:
         ) from error
 
 
-@contextmanager
-def _translated(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        _translate(error, directory)
-
-
 def _translate(error: sqlite3.Error, directory: Path) -> NoReturn:
     text = str(error)
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
+        raise StoreClosed(f"{directory} was closed during the call: open it again") from error
     if "locked" in text or "busy" in text:
         raise StoreBusy(
             f"{directory} is locked by another process; nothing of this call was stored: try again"

@@ -74,8 +74,10 @@ class Session:
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
         """The items, oldest first, as fresh objects. `limit`: only the last so many; 0: none; negative: all."""
-        await self._hydrate_soon()
-        limit = self._limit(limit)
+        if self._store.replicates:
+            await self._hydrate_soon()
+        if self.session_settings is not None and limit is None:
+            limit = self._default_limit()
         encoded = await self._store.read_soon(self._key, self.session_id, lambda fold: _last(fold, limit))
         return jsonvalue.decode_each(encoded)
 
@@ -274,9 +276,7 @@ class Session:
     async def _hydrate_soon(self) -> None:
         await self._store.hydrate_soon(self._key, self.session_id, self._hydrate_timeout)
 
-    def _limit(self, limit: int | None) -> int | None:
-        if limit is not None or self.session_settings is None:
-            return limit
+    def _default_limit(self) -> int | None:
         settings = self.session_settings
         found = settings.get("limit") if isinstance(settings, dict) else settings.limit
         return found if found is None else int(found)

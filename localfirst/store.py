@@ -19,10 +19,10 @@ from platformdirs import user_data_path
 
 from localfirst import jsonvalue
 from localfirst.clock import HybridClock
-from localfirst.errors import ConfigurationError, LocalFirstError, StoreClosed, SyncTimeout
+from localfirst.errors import ConfigurationError, LocalFirstError, StoreBusy, StoreClosed, SyncTimeout
 from localfirst.events import Listeners, SessionEvent
 from localfirst.fold import Effect, Fold
-from localfirst.log import Head, Log, SessionKey
+from localfirst.log import Backlog, Head, Log, SessionKey
 from localfirst.rows import patiently
 from localfirst.session import Session
 from localfirst.status import SessionInfo, StoreStatus
@@ -62,7 +62,8 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
 
     - `path`: None: `$LOCALFIRST_HOME`, else the platform's directory for user data.
     - `remote`: the central store: `redis://`, `rediss://`, `unix://`, `postgresql://` or `file:///directory`. None:
-      `$LOCALFIRST_REMOTE`, else there is none. A server that can't be reached is no error: see `Store.status`.
+      `$LOCALFIRST_REMOTE`, else there is none; `""`: there is none. A server that can't be reached is no error: see
+      `Store.status`.
     - `namespace`: tenant or application. Sessions of different namespaces never meet.
     - `worker`: `"thread"`: sync runs in a thread of its own. `"task"`: on the running asyncio loop. `"none"`: only
       inside `flush` and `refresh`.
@@ -103,7 +104,7 @@ class Store:
         poll_interval: float,
         sync_interval: float,
     ) -> None:
-        remote = remote or os.environ.get("LOCALFIRST_REMOTE") or None
+        remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
         _check_options(namespace, worker, durability, poll_interval, sync_interval)
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
@@ -186,7 +187,7 @@ class Store:
     def status(self) -> StoreStatus:
         """How this store and the central store stand to each other now."""
         self.check_open()
-        waiting = list(patiently(self._log.backlog).values())
+        waiting = list(self._backlog().values())
         oldest = min((backlog.oldest for backlog in waiting), default=None)
         sync = self._sync_status()
         synced_at = sync.last_synced_at if sync else None
@@ -267,6 +268,11 @@ class Store:
 
     # What sessions are made of.
 
+    @property
+    def replicates(self) -> bool:
+        """Whether there is a central store."""
+        return self._host is not None
+
     def check_open(self) -> None:
         """Raise `StoreClosed` if it is."""
         if self._closed:
@@ -275,13 +281,18 @@ class Store:
     def read(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """What a look at a session, brought up to date, finds."""
         self.check_open()
-        return patiently(partial(self._look, key, session_id, look))
+        return patiently(partial(_look, self._views.get(key, session_id), look))
 
     async def read_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """As `read`; a session that takes long to load is loaded off the event loop."""
         self.check_open()
-        run = self._writer.run_aside if self._views.get(key, session_id).is_costly() else self._writer.run
-        return await run(partial(self._look, key, session_id, look))
+        view = self._views.get(key, session_id)
+        if view.is_costly():
+            return await self._writer.run_aside(partial(_look, view, look))
+        try:
+            return _look(view, look)
+        except StoreBusy:
+            return await self._writer.run_aside(partial(_look, view, look))
 
     def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
         """Carry out what a plan decides; returns when it is on disk."""
@@ -321,11 +332,6 @@ class Store:
         if self._host is not None:
             patiently(partial(self._log.create, key, Head(self.namespace, session_id)))
 
-    def _look(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
-        view = self._views.get(key, session_id)
-        with view.lock:
-            return look(view.refresh())
-
     def _write(self, key: SessionKey, session_id: str, plan: Plan, fresh: bool) -> None:
         if self._views.get(key, session_id).write(plan, fresh=fresh) and self._host is not None:
             self._host.wake()
@@ -333,12 +339,13 @@ class Store:
     def _must_hydrate(self, host: Host, key: SessionKey, session_id: str, timeout: float) -> bool:
         self.check_open()
         view = self._views.get(key, session_id)
-        if view.hydrated or timeout <= 0 or not host.fetches or host.status.state in ("offline", "blocked"):
+        if view.hydrated:
             return False
-        self.follow(key, session_id)
-        patiently(partial(self._look, key, session_id, lambda fold: fold.seq))
-        view.hydrated = view.head.generation is not None
-        return not view.hydrated
+        patiently(partial(_look, view, lambda fold: fold.seq))
+        if not view.exists:
+            self.follow(key, session_id)
+        view.hydrated = view.head.generation is not None or not host.fetches
+        return not view.hydrated and timeout > 0 and host.status.state not in ("offline", "blocked")
 
     def _make_view(self, key: SessionKey, session_id: str) -> View:
         head = Head(self.namespace, session_id)
@@ -348,7 +355,7 @@ class Store:
         view = self._views.get(key, session_id)
 
         def look(fold: Fold) -> SessionInfo:
-            waits = fold.pending > 0 and self._host is not None
+            never = view.head.generation is None and (self._host is None or not fold.pending)
             return SessionInfo(
                 session_id=session_id,
                 items=len(fold.items),
@@ -356,10 +363,10 @@ class Store:
                 updated_at=view.updated_at,
                 expires_at=None,
                 pending=fold.pending,
-                state="pending" if waits else "local" if view.head.generation is None else "synced",
+                state="local" if never else "pending" if fold.pending else "synced",
             )
 
-        return patiently(partial(self._look, key, session_id, look))
+        return patiently(partial(_look, view, look))
 
     # What the worker tells.
 
@@ -398,8 +405,11 @@ class Store:
             )
         return host
 
+    def _backlog(self) -> dict[SessionKey, Backlog]:
+        return patiently(partial(self._log.backlog, self.namespace))
+
     def _connector(self, remote: str | None) -> Callable[[], CentralStore] | None:
-        if remote is None:
+        if not remote:
             return None
         from sync.central import connect, describe
 
@@ -418,7 +428,7 @@ class Store:
 
         if kind == "none":
             return RequestHost(make)
-        return TaskHost(make) if kind == "task" else ThreadHost(make)
+        return TaskHost(make) if kind == "task" else ThreadHost(make, pace)
 
     def _sync_status(self) -> SyncStatus | None:
         if self._host is None:
@@ -426,31 +436,35 @@ class Store:
         from sync.leader import is_led
         from sync.status import published
 
-        if not self._host.leads and is_led(self.path):
-            return published(self.path) or self._host.status
+        if not self._host.leads and is_led(self.path, self.namespace):
+            return published(self.path, self.namespace) or self._host.status
         return self._host.status
 
     def _what_is_left(self) -> str:
-        waiting = patiently(self._log.backlog).values()
+        waiting = self._backlog().values()
         return (
             f"{sum(backlog.changes for backlog in waiting)} changes of {len(waiting)} sessions are not in"
             f" {self._remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
         )
 
     def _what_is_missing(self) -> str:
-        return f"not everything in {self._remote} is here yet{self._why()}; sync goes on"
+        return f"not everything in {self._remote} is here yet{self._why()}"
 
     def _why(self) -> str:
         status = self._host.status if self._host else None
         return f" ({status.last_error})" if status and status.last_error else ""
 
     def _flush_gently(self, host: Host, timeout: float, session_id: str | None = None) -> None:
+        if timeout <= 0:
+            return
         try:
             _wait(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
         except LocalFirstError as error:
             _logger.warning("%s was not flushed: %s", self.path, error)
 
     async def _aflush_gently(self, host: Host, timeout: float, session_id: str | None = None) -> None:
+        if timeout <= 0:
+            return
         try:
             await _await(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
         except LocalFirstError as error:
@@ -498,6 +512,11 @@ def news_of(effects: list[Effect], fold: Fold) -> list[tuple[SessionEvent, tuple
         if effect.conflict is not None:
             news.append((SessionEvent.CONFLICT_RESOLVED, (effect.conflict,)))
     return news
+
+
+def _look(view: View, look: Callable[[Fold], T]) -> T:
+    with view.lock:
+        return look(view.refresh())
 
 
 def _wait(future: Future[None], timeout: float | None, what: Callable[[], str]) -> None:

@@ -98,6 +98,11 @@ class View:
                 self._show(change)
             return changes
 
+    @property
+    def exists(self) -> bool:
+        """Whether the session is known on this disk, as of the last look."""
+        return self._exists
+
     def is_costly(self) -> bool:
         """Whether the next look at it reads so much that an event loop should not wait for it."""
         return not self.loaded and self._log.is_long(self._key)

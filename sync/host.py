@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any
+from typing import Any, Final
 
 from localfirst.errors import ConfigurationError
 from sync.status import SyncStatus
+from sync.tasks import end
 from sync.worker import Worker
+
+_LONGEST_PACE: Final = 0.02
+"""Seconds: a worker that is woken more often takes the interpreter from the agent for nothing."""
 
 Request = Callable[[Worker], Awaitable[None]]
 
@@ -59,8 +64,9 @@ class Host(ABC):
 class ThreadHost(Host):
     """A daemon thread with an event loop."""
 
-    def __init__(self, make: Callable[[], Worker]) -> None:
+    def __init__(self, make: Callable[[], Worker], pace: float) -> None:
         self._make = make
+        self._pace = min(pace, _LONGEST_PACE)
         self._start()
 
     def _start(self) -> None:
@@ -90,11 +96,15 @@ class ThreadHost(Host):
 
     def wake(self) -> None:
         self._revive()
-        if not self._awake:  # One call into the loop for a burst of writes.
+        if not self._awake:  # The first of a burst of writes wakes it at once, the others together.
             self._awake = True
             self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
+        self._worker.wake()
+        self._loop.call_later(self._pace, self._wake_again)
+
+    def _wake_again(self) -> None:
         self._awake = False
         self._worker.wake()
 
@@ -170,12 +180,18 @@ class RequestHost(Host):
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._make = make
         self._status = SyncStatus("stopped")
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def submit(self, request: Request) -> Future[None]:
         future: Future[None] = Future()
         thread = threading.Thread(target=self._run, args=(request, future), name="localfirst-request", daemon=True)
+        self._threads.add(thread)
         thread.start()
         return future
+
+    def close(self) -> None:
+        for thread in list(self._threads):
+            thread.join(5.0)
 
     def _run(self, request: Request, future: Future[None]) -> None:
         try:
@@ -216,7 +232,5 @@ async def _awaited(request: Awaitable[None]) -> None:
 
 
 async def _end(worker: Worker, life: asyncio.Task[Any]) -> None:
-    life.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await life
+    await end(life)
     await worker.close()

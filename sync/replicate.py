@@ -27,7 +27,11 @@ RUN_CHANGES: Final = 500
 """Changes of one session in one push."""
 BATCH_SESSIONS: Final = 100
 """Sessions in one push or pull."""
-PULL_BYTES: Final = 1 << 20
+RUN_BYTES: Final = 1 << 20
+"""Bytes of changes of one session in one push, unless one change is larger."""
+PUSH_BYTES: Final = 4 << 20
+"""Bytes of changes in one push."""
+PULL_BYTES: Final = 1 << 18
 """Bytes of changes of one session in one pull."""
 
 T = TypeVar("T")
@@ -60,6 +64,9 @@ class _Batch(NamedTuple):
     key: SessionKey
     head: Head
     changes: list[bytes]
+    size: int
+    more: bool
+    """There may be more changes than these."""
 
 
 class Replicator:
@@ -91,7 +98,12 @@ class Replicator:
 
     async def moved(self, heads: Sequence[tuple[SessionKey, Head]]) -> set[SessionKey]:
         """Which of some sessions are not where the central store is: one round trip."""
-        found = await self._central.heads([head.session_id for _, head in heads])
+        try:
+            found = await self._central.heads([head.session_id for _, head in heads])
+        except RemoteRejected:
+            if len(heads) == 1:
+                return {heads[0][0]}  # A pull will tell what is wrong with it.
+            return {key for pair in heads for key in await self.moved([pair])}
         return {
             key
             for (key, head), remote in zip(heads, found, strict=True)
@@ -122,14 +134,20 @@ class Replicator:
 
     async def _push_sessions(self, keys: Sequence[SessionKey], result: Round) -> list[SessionKey]:
         """Returns those that only a pull can settle."""
-        batches = [batch for key in keys if (batch := await self._pending(key)) is not None]
+        batches: list[_Batch] = []
+        for place, key in enumerate(keys):
+            if (batch := await self._pending(key)) is not None:
+                batches.append(batch)
+            if sum(batch.size for batch in batches) >= PUSH_BYTES:
+                result.push.update(keys[place + 1 :])
+                break
         behind = []
         for batch, outcome in zip(batches, await self._push(batches, result), strict=True):
             if outcome is None:
                 continue
             if not await self._guarded(batch.key, result, self._settle_push(batch, outcome, result)):
                 behind.append(batch.key)
-            if len(batch.changes) == RUN_CHANGES:
+            if batch.more:
                 result.push.add(batch.key)
         return behind
 
@@ -137,8 +155,9 @@ class Replicator:
         head = await patiently(lambda: self._log.head(key))
         if head is None:
             return None
-        changes = await patiently(lambda: self._log.run(key, head.acked, RUN_CHANGES))
-        return _Batch(key, head, changes) if changes else None
+        changes = await patiently(lambda: self._log.run(key, head.acked, RUN_CHANGES, RUN_BYTES))
+        size = sum(map(len, changes))
+        return _Batch(key, head, changes, size, len(changes) == RUN_CHANGES or size >= RUN_BYTES) if changes else None
 
     async def _push(self, batches: Sequence[_Batch], result: Round) -> list[Pushed | None]:
         """What became of each; None: refused. If the store refuses them together, each is tried alone."""
@@ -187,7 +206,16 @@ class Replicator:
         if not heads:
             return
         wants = [Want(head.session_id, head.generation, head.seq) for _, head in heads]
-        for (key, head), pulled in zip(heads, await self._central.pull(wants, PULL_BYTES), strict=True):
+        try:
+            pages = await self._central.pull(wants, PULL_BYTES)
+        except RemoteRejected as error:
+            if len(heads) == 1:
+                result.refused[heads[0][0]] = error
+                return
+            for key, _ in heads:
+                await self._pull([key], result)
+            return
+        for (key, head), pulled in zip(heads, pages, strict=True):
             await self._guarded(key, result, self._settle_pull(key, head, pulled, result))
 
     async def _settle_pull(self, key: SessionKey, head: Head, pulled: Pulled, result: Round) -> None:

@@ -11,8 +11,7 @@ import msgspec
 
 from localfirst.errors import ConfigurationError, LocalFirstError, RemoteVersionError
 from localfirst.status import State
-
-_FILE = "sync.json"
+from sync.leader import file_stem
 
 
 class SyncStatus(msgspec.Struct):
@@ -43,16 +42,17 @@ class SyncStatus(msgspec.Struct):
         self.last_error = str(error) if isinstance(error, LocalFirstError) else f"{type(error).__name__}: {error}"
 
 
-def publish(directory: Path, status: SyncStatus) -> None:
+def publish(directory: Path, namespace: str, status: SyncStatus) -> None:
     """Tell other processes on the directory. Best effort: on a full disk, sync goes on without it."""
-    temporary = directory / f"{_FILE}.{os.getpid()}"
+    path = directory / f"{file_stem(namespace)}.json"
+    temporary = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
         temporary.write_bytes(msgspec.json.encode(status))
-        temporary.replace(directory / _FILE)
+        temporary.replace(path)
 
 
-def published(directory: Path) -> SyncStatus | None:
+def published(directory: Path, namespace: str) -> SyncStatus | None:
     """What the leader told last; None if there was none, or it can't be read."""
     with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.json.decode((directory / _FILE).read_bytes(), type=SyncStatus)
+        return msgspec.json.decode((directory / f"{file_stem(namespace)}.json").read_bytes(), type=SyncStatus)
     return None

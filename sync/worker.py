@@ -9,7 +9,6 @@ durable state is looked at anew; hints, from the agent's calls or from the centr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from localfirst.errors import LocalFirstError, RemoteUnavailable
-from localfirst.log import Head, Log, SessionKey, session_key
+from localfirst.log import Backlog, Head, Log, SessionKey, session_key
 from sync.central.base import CentralStore, Hint
 from sync.leader import Leadership
 from sync.replicate import Replicator, Settled
 from sync.retry import LONGEST_WAIT, for_ever, patiently
 from sync.status import SyncStatus, publish
+from sync.tasks import end, wait_for_event
 
 LOOK_INTERVAL: Final = 0.05
 """Seconds between looks for changes that other processes made on this directory."""
@@ -68,19 +68,21 @@ class Worker:
         self._central = central
         self._namespace = namespace
         self._options = options
-        self._leadership = Leadership(directory)
+        self._leadership = Leadership(directory, namespace)
         self._replicator = Replicator(log, central, log.replica_id(), namespace, on_settled)
         self._rounds = asyncio.Lock()
         self._identified = False
         self._reachable = asyncio.Event()
         self._due = asyncio.Event()
         self._dirty: set[SessionKey] = set()
+        self._asked: set[SessionKey] = set()
         self._hinted: dict[SessionKey, Hint] = {}
         self._poll_at = -math.inf
         self._pushed_at = -math.inf
         self._seen_version: tuple[int, tuple[int, int]] | None = None
         self._seen_row = 0
         self._settled_row = 0
+        self._watching: asyncio.Task[None] | None = None
         self._told: tuple[object, ...] = ()
 
     @property
@@ -97,17 +99,15 @@ class Worker:
         """Lead, or wait to lead, until cancelled."""
         while not self._leadership.take():  # noqa: ASYNC110 - no event tells that another process ended
             await asyncio.sleep(LEAD_INTERVAL)
-        watching = asyncio.create_task(self._watch(), name="localfirst-watch")
+        self._watching = asyncio.create_task(self._watch(), name="localfirst-watch")
         try:
             self._seen_row = await patiently(self._log.rows.last_row)
-            self._dirty = set(await patiently(self._log.backlog))
+            self._dirty = set(await patiently(self._backlog))
             while True:
                 await self._turn_safely()
                 await self._wait()
-        finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+        finally:  # Nothing is awaited here: a second cancellation must not keep the next leader waiting.
+            self._watching.cancel()
             self._leadership.release()
 
     async def flush(self, session_id: str | None = None, *, once: bool = False) -> None:
@@ -116,9 +116,7 @@ class Worker:
         `once`: give up when the central store can't be reached, instead of trying again.
         """
         keys = (
-            list(await patiently(self._log.backlog))
-            if session_id is None
-            else [session_key(self._namespace, session_id)]
+            list(await patiently(self._backlog)) if session_id is None else [session_key(self._namespace, session_id)]
         )
         wanted = {key: counter for key in keys if (counter := self._log.last_counter(key))}
         if await self._unsent(wanted):
@@ -136,7 +134,9 @@ class Worker:
         await self._insist(lambda: self._pull_one(session_id), once=True)
 
     async def close(self) -> None:
-        """Close the connections to the central store."""
+        """Close the connections to the central store. End `run` first."""
+        if self._watching is not None:
+            await end(self._watching)
         await self._central.close()
 
     # The life of the leader.
@@ -162,8 +162,11 @@ class Worker:
         if push:
             self._pushed_at = now
         await self._sync(push, pull)
+        asked = set(self._asked)
+        await self._sync(set(), {key for key in asked if await self._is_unknown(key)})
         # Only now: what fails is done again as a whole.
         self._dirty -= push
+        self._asked -= asked
         for key, hint in hinted.items():
             if self._hinted.get(key) == hint:
                 del self._hinted[key]
@@ -173,29 +176,36 @@ class Worker:
     async def _wait(self) -> None:
         """Until there is something to do: a change made here that may go, a hint, or the next poll."""
         while True:
-            self._dirty |= await patiently(self._changed)
+            await patiently(self._look)
             now, due = time.monotonic(), self._poll_at
             if self._dirty:
                 due = min(due, self._pushed_at + self._options.sync_interval)
-            if self._hinted or now >= due:
+            if self._hinted or self._asked or now >= due:
                 return
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._due.wait(), min(due - now, LOOK_INTERVAL))
+            await wait_for_event(self._due, min(due - now, LOOK_INTERVAL))
             self._due.clear()
 
-    def _changed(self) -> set[SessionKey]:
-        """Sessions that any process of this directory wrote to since the last look."""
+    def _look(self) -> None:
+        """What did any process do on this directory since the last look?"""
         version = self._log.rows.version()
-        if version == self._seen_version:
-            return set()
-        touched, self._seen_row = self._log.touched_since(self._seen_row)
-        self._seen_version = version
-        return touched - self.quarantine.keys()
+        if version != self._seen_version:
+            touched, self._seen_row = self._log.touched_since(self._seen_row, self._namespace)
+            self._dirty |= touched.written - self.quarantine.keys()
+            self._asked |= touched.asked - self.quarantine.keys()
+            self._seen_version = version
+
+    def _backlog(self) -> dict[SessionKey, Backlog]:
+        return self._log.backlog(self._namespace)
 
     async def _is_news(self, key: SessionKey, hint: Hint) -> bool:
         """Hints also come for what was pushed from here."""
         head = await patiently(lambda: self._log.head(key))
         return head is not None and (head.generation != hint.generation or head.seq < hint.seq)
+
+    async def _is_unknown(self, key: SessionKey) -> bool:
+        """Whether it was not in the central store as far as is known here: somebody asked for it, so ask there."""
+        head = await patiently(lambda: self._log.head(key))
+        return head is not None and head.generation is None
 
     async def _watch(self) -> None:
         """Take hints. When the connection breaks, listen again, and poll, for some were missed."""
@@ -250,8 +260,11 @@ class Worker:
     def _failed(self, error: BaseException) -> None:
         self._reachable.clear()
         self._identified = False
+        before = self.status.last_error
         self.status.failed(error)
         self._tell()
+        if self.status.last_error == before:
+            return  # One line for one trouble, however often it is tried.
         _logger.log(
             logging.INFO if isinstance(error, RemoteUnavailable) else logging.WARNING,
             "sync of %s is %s: %s",
@@ -264,13 +277,12 @@ class Worker:
         self.status.quarantined = len(self.quarantine)
         told = (self.status.state, self.status.last_error, self.status.quarantined, int(time.monotonic()))
         if self.leads and told != self._told:  # At most once a second while nothing changes.
-            publish(self._directory, self.status)
+            publish(self._directory, self._namespace, self.status)
             self._told = told
 
     async def _nap(self, seconds: float) -> None:
         """Sleep, unless another try reaches the central store meanwhile."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._reachable.wait(), seconds)
+        await wait_for_event(self._reachable, seconds)
 
     # Work with the central store; all of it may be repeated.
 

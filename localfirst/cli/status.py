@@ -56,8 +56,8 @@ def in_order(status: StoreStatus) -> bool:
 
 def _look(store: Store, remote: str | None) -> StoreStatus:
     found = store.status()
-    sync = published(store.path)
-    led = is_led(store.path)
+    sync = published(store.path, store.namespace)
+    led = is_led(store.path, store.namespace)
     if led and sync is not None:
         found = _told(found, sync)
     elif remote is not None or sync is not None:

@@ -55,7 +55,7 @@ def _sync_once(path: Path, remote: str, namespace: str, timeout: float, as_json:
         opened.refresh(max(0.1, round(deadline - time.monotonic(), 1)))
         found = opened.status()
     finally:
-        opened.close(timeout=0.1)  # It was tried for long enough.
+        opened.close(timeout=1.0)  # It was tried for long enough.
     if as_json:
         print_json(found)
     else:

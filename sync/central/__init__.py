@@ -27,6 +27,7 @@ def scheme_of(url: str) -> str:
 
 def describe(url: str) -> str:
     """A URL without credentials and options, for people."""
+    scheme_of(url)
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"

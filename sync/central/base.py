@@ -2,8 +2,9 @@
 
 A backend is one class with these methods. All of them are coroutines of one event loop, safe to run at once, and take
 batches over sessions, because a round trip costs more than anything that is done in it. They raise
-`RemoteUnavailable` (try again), `ConfigurationError` (credentials, TLS, privileges: somebody must act) or
-`RemoteVersionError`, and nothing of the libraries underneath. `localfirst.testing.conformance` checks a backend.
+`RemoteUnavailable` (try again), `ConfigurationError` (credentials, TLS, privileges: somebody must act),
+`RemoteVersionError`, or `RemoteRejected` for what will never be taken or can't be read; the caller then takes the batch
+apart. Nothing of the libraries underneath gets out. `localfirst.testing.conformance` checks a backend.
 """
 
 from __future__ import annotations

@@ -96,11 +96,12 @@ def test_servers_and_a_remote_exclude_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flaw", ["same_items", "same_metadata", "complete"])
 def test_a_difference_is_not_called_equal(flaw: str) -> None:
-    fine = Result("id", 40, 40, True, True, True, 1e-5, 1e-5, Direct("a write", None))
-    assert fine.equal
-    bad = Result(*(False if name == flaw else value for name, value in fine._asdict().items()))
-    assert not bad.equal
-    assert "NOT equal" in _conclusion(bad).plain
+    def result(same_items: bool = True, same_metadata: bool = True, complete: bool = True) -> Result:
+        return Result("id", 40, 40, same_items, same_metadata, complete, 1e-5, 1e-5, Direct("a write", None))
+
+    assert result().equal
+    assert not result(**{flaw: False}).equal
+    assert "NOT equal" in _conclusion(result(**{flaw: False})).plain
 
 
 def test_the_conversation_is_a_real_one() -> None:

@@ -19,14 +19,14 @@ def test_it_never_goes_back_whatever_the_wall_clock_does(walls: list[int]) -> No
 
 
 def test_it_follows_the_wall_clock_when_that_is_ahead() -> None:
-    walls = iter([1_000, 5_000])
+    walls = iter([pack(1_000), pack(5_000)])
     clock = HybridClock(wall=lambda: next(walls))
     clock.now()
     assert unpack_ms(clock.now()) == 5_000
 
 
 def test_it_comes_after_what_it_has_seen() -> None:
-    clock = HybridClock(wall=lambda: 1_000)
+    clock = HybridClock(wall=lambda: pack(1_000))
     clock.observe(pack(9_000, 7))
     assert clock.now() > pack(9_000, 7)
 

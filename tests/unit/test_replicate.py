@@ -17,7 +17,8 @@ from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
 from localfirst.log import Head, Log, OwnRange, Page, SessionKey, session_key
 from localfirst.testing.memory import MemoryServer, MemoryStore
 from localfirst.view import View
-from sync.central.base import Pushed, PushStatus, Run
+from sync.central.base import Head as RemoteHead
+from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
 from sync.replicate import RUN_CHANGES, Replicator, Round, Settled
 
 
@@ -330,7 +331,6 @@ async def test_a_copied_directory_is_told_and_nothing_is_overwritten(
 ) -> None:
     a.add("s", "common")
     await a.sync("s")
-    a.log.rows.close()
     copytree(tmp_path / "a", tmp_path / "copy")
     copy = Replica(tmp_path / "copy", server)
     for text in ("one", "two"):
@@ -388,3 +388,33 @@ async def test_a_log_that_disagrees_with_its_own_digest_is_not_read_for_ever(a: 
     outcome = await a.sync("s")
     assert [type(error) for error in outcome.refused.values()] == [RemoteRejected]
     assert a.items("s") == ["x"]
+
+
+async def test_a_session_that_cannot_be_read_stops_no_other(
+    a: Replica, b: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 9, for heads and pulls: a batch is taken apart."""
+    for name in ("one", "bad", "two"):
+        a.add(name, name)
+    await a.sync("one", "bad", "two")
+    pull, heads = b.central.pull, b.central.heads
+
+    async def refuse_pull(wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
+        if any(want.session_id == "bad" for want in wants):
+            raise RemoteRejected("no")
+        return await pull(wants, max_bytes)
+
+    async def refuse_heads(session_ids: Sequence[str]) -> list[RemoteHead | None]:
+        if "bad" in session_ids:
+            raise RemoteRejected("no")
+        return await heads(session_ids)
+
+    monkeypatch.setattr(b.central, "pull", refuse_pull)
+    monkeypatch.setattr(b.central, "heads", refuse_heads)
+    await b.replicator.discover()
+    known = [(session_key("default", name), b.head(name)) for name in ("one", "bad", "two")]
+    assert len(await b.replicator.moved(known)) == 3
+    outcome = await b.sync("one", "bad", "two")
+    assert list(outcome.refused) == [session_key("default", "bad")]
+    assert b.items("one") == ["one"]
+    assert b.items("two") == ["two"]

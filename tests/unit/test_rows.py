@@ -212,8 +212,8 @@ def test_a_busy_store_raises_at_once_and_patience_waits(rows: Rows) -> None:
 
 def test_a_full_disk_stores_nothing_and_goes_on_when_there_is_space(rows: Rows) -> None:
     rows.insert(b"before", b"v")
-    pages = rows._sql("PRAGMA page_count").fetchone()[0]
-    rows._sql(f"PRAGMA max_page_count = {pages + 1}")
+    pages = rows._connections._con.execute("PRAGMA page_count").fetchone()[0]
+    rows._connections._con.execute(f"PRAGMA max_page_count = {pages + 1}")
 
     def fill() -> None:
         for number in range(1000):
@@ -221,13 +221,13 @@ def test_a_full_disk_stores_nothing_and_goes_on_when_there_is_space(rows: Rows) 
 
     with pytest.raises(StoreFull, match="free some space"):
         fill()
-    rows._sql("PRAGMA max_page_count = 1000000")
+    rows._connections._con.execute("PRAGMA max_page_count = 1000000")
     rows.insert(b"after", b"v")
     assert rows.get(b"before") == rows.get(b"after") == b"v"
 
 
 def test_a_database_that_cannot_be_written_says_so(rows: Rows) -> None:
-    rows._sql("PRAGMA query_only = ON")
+    rows._connections._con.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreUnwritable, match="nothing of this call was stored"):
         rows.insert(b"k", b"v")
 

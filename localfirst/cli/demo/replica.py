@@ -61,6 +61,7 @@ class Replica:
     def _use(self, store: localfirst.Store) -> None:
         self._store = store
         self._session = store.session(self._session_id)
+        self._shown = store.session(self._session_id, hydrate_timeout=0)  # Drawing a replica must not fetch for it.
         self._open = True
 
     async def close(self) -> None:
@@ -105,7 +106,7 @@ class Replica:
     def facts(self) -> Facts:
         """What there is to show; the last known while the store is closed."""
         if self._open:
-            status, content = self._store.status(), self._session.export()
+            status, content = self._store.status(), self._shown.export()
             self._facts = Facts(status.state, status.pending_changes, content["items"], content["metadata"])
         return self._facts
 

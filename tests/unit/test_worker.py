@@ -1,0 +1,305 @@
+"""When the worker does what, against an in-memory central store that fails on command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localfirst import jsonvalue
+from localfirst.change import APPEND
+from localfirst.clock import HybridClock
+from localfirst.errors import (
+    ConfigurationError,
+    LocalFirstError,
+    RemoteRejected,
+    RemoteUnavailable,
+    RemoteVersionError,
+)
+from localfirst.log import Head, Log, session_key
+from localfirst.testing.memory import MemoryServer, MemoryStore
+from localfirst.view import View
+from sync import retry, worker
+from sync.retry import for_ever
+from sync.status import published
+from sync.tasks import end
+from sync.worker import Options, Worker
+
+
+class Flaky(MemoryStore):
+    """Raises `error` from every call while it is set; counts calls."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server)
+        self.error: BaseException | None = None
+        self.failing = {"identify", "push", "pull", "heads", "sessions"}
+        self.calls: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in ("identify", "push", "pull", "heads", "sessions"):
+            return found
+
+        async def call(*arguments: Any) -> Any:
+            self.calls.append(name)
+            if self.error is not None and name in self.failing:
+                raise self.error
+            return await found(*arguments)
+
+        return call
+
+
+class Bench:
+    """A worker, and what it works on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = Log(path / "data")
+        self.central = Flaky(MemoryServer())
+        self.options = Options(poll_interval=0.05, sync_interval=0.0)
+
+    def make(self) -> Worker:
+        return Worker(self.path, self.log, self.central, "default", self.options, lambda settled: None)
+
+    def add(self, name: str, text: str) -> None:
+        body = jsonvalue.join([jsonvalue.encode(text)])
+        head = Head("default", name)
+        view = View(self.log, self.log.replica_id(), HybridClock(), session_key("default", name), head, lambda: False)
+        view.write(lambda _: [(APPEND, body)], fresh=True)
+
+    def acked(self, name: str) -> int:
+        head = self.log.head(session_key("default", name))
+        return head.acked if head else 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Worker]:
+        made = self.make()
+        life = asyncio.create_task(made.run())
+        try:
+            yield made
+        finally:
+            await end(life)
+            await made.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(worker, "LONGEST_WAIT", 0.05)
+    return Bench(tmp_path)
+
+
+async def eventually(holds: Callable[[], Any], timeout: float = 10.0) -> None:
+    deadline = asyncio.get_running_loop().time() + timeout
+    while not holds():
+        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.002)
+
+
+async def test_it_connects_and_is_online(bench: Bench) -> None:
+    async with bench.running() as made:
+        assert made.status.state == "connecting"
+        await eventually(lambda: made.status.state == "online")
+        assert made.leads
+        assert made.status.clock_offset is not None
+        assert made.status.last_synced_at is not None
+        told = published(bench.path, "default")
+        assert told is not None
+        assert told.state == "online"
+    assert not made.leads
+
+
+async def test_what_was_pending_at_the_start_goes_up(bench: Bench) -> None:
+    bench.add("s", "before")
+    async with bench.running():
+        await eventually(lambda: bench.acked("s") == 1)
+
+
+async def test_a_change_of_any_process_is_found_without_a_word(bench: Bench) -> None:
+    async with bench.running() as made:
+        await eventually(lambda: made.status.state == "online")
+        other = Bench(bench.path)
+        await asyncio.to_thread(other.add, "s", "x")  # Another connection, and no wake().
+        await eventually(lambda: bench.acked("s") == 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (RemoteUnavailable("gone"), "offline"),
+        (ConfigurationError("wrong password"), "blocked"),
+        (RemoteVersionError("newer"), "blocked"),
+        (ZeroDivisionError("a bug"), "offline"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+)
+async def test_every_error_shows_and_heals_without_a_restart(bench: Bench, error: Exception, state: str) -> None:
+    async with bench.running() as made:
+        await eventually(lambda: made.status.state == "online")
+        bench.central.error = error
+        bench.add("s", "x")
+        made.wake()
+        await eventually(lambda: made.status.state == state)
+        assert str(error) in (made.status.last_error or "")
+        assert bench.acked("s") == 0
+        bench.central.error = None
+        await eventually(lambda: made.status.state == "online")
+        await eventually(lambda: bench.acked("s") == 1)
+        assert made.status.last_error is None
+
+
+async def test_a_session_that_is_refused_is_put_aside_and_the_others_go_on(bench: Bench) -> None:
+    """Invariant 9."""
+    bench.central.error = RemoteRejected("odd")
+    bench.central.failing = {"push"}
+    bench.add("bad", "x")
+    async with bench.running() as made:
+        await eventually(lambda: made.quarantine)
+        bench.central.error = None
+        bench.add("good", "x")
+        made.wake()
+        await eventually(lambda: bench.acked("good") == 1)
+        assert made.status.quarantined == 1
+        assert made.status.state == "online"
+        with pytest.raises(RemoteRejected, match="odd"):
+            await made.flush()
+    async with bench.running():  # A worker that starts anew tries again.
+        await eventually(lambda: bench.acked("bad") == 1)
+
+
+async def test_polls_find_what_no_hint_told(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_hints() -> AsyncIterator[None]:
+        return
+        yield
+
+    monkeypatch.setattr(bench.central, "watch", no_hints, raising=False)
+    other = Bench(tmp_path / "other")
+    other.central = Flaky(bench.central.server)
+    bench.add("s", "mine")
+    async with bench.running():
+        await eventually(lambda: bench.acked("s") == 1)
+        other.add("s", "theirs")
+        await other.make().flush()
+        await eventually(lambda: bench.log.head(session_key("default", "s")).seq == 2)  # type: ignore[union-attr]
+
+
+async def test_hints_spare_the_wait_for_a_poll(bench: Bench, tmp_path: Path) -> None:
+    bench.options = Options(poll_interval=3600, sync_interval=0.0)
+    other = Bench(tmp_path / "other")
+    other.central = Flaky(bench.central.server)
+    bench.add("s", "mine")
+    async with bench.running():
+        await eventually(lambda: bench.acked("s") == 1)
+        other.add("s", "theirs")
+        await other.make().flush()
+        await eventually(lambda: bench.log.head(session_key("default", "s")).seq == 2)  # type: ignore[union-attr]
+
+
+async def test_hints_of_its_own_pushes_cost_nothing(bench: Bench) -> None:
+    bench.options = Options(poll_interval=3600, sync_interval=0.0)
+    async with bench.running() as made:
+        await eventually(lambda: made.status.state == "online")
+        for number in range(5):
+            bench.add("s", str(number))
+            made.wake()
+            await eventually(lambda: bench.acked("s") == number + 1)  # noqa: B023 - done before the next round
+        await eventually(lambda: not made._hinted)
+    assert "pull" not in bench.central.calls
+
+
+async def test_an_idle_worker_asks_once_per_poll(bench: Bench) -> None:
+    for number in range(50):
+        bench.add(f"s{number}", "x")
+    async with bench.running() as made:
+        await eventually(lambda: all(bench.acked(f"s{number}") == 1 for number in range(50)))
+        await eventually(lambda: not made._dirty)
+        bench.central.calls.clear()
+        await eventually(lambda: len(bench.central.calls) >= 5)
+    assert set(bench.central.calls) == {"heads"}
+
+
+async def test_flush_raises_what_somebody_must_act_on(bench: Bench) -> None:
+    bench.add("s", "x")
+    made = bench.make()
+    for error in (ConfigurationError("no"), RemoteVersionError("newer"), RemoteRejected("never")):
+        bench.central.error = error
+        with pytest.raises(LocalFirstError, match=str(error)):
+            await made.flush()
+    bench.central.error = RemoteUnavailable("gone")
+    with pytest.raises(RemoteUnavailable):
+        await made.flush(once=True)
+    made.quarantine.clear()
+    bench.central.error = None
+    await made.flush()
+    assert bench.acked("s") == 1
+
+
+async def test_flush_with_nothing_pending_asks_nobody(bench: Bench) -> None:
+    bench.central.error = RemoteUnavailable("gone")
+    await bench.make().flush()
+    assert bench.central.calls == []
+
+
+async def test_a_request_that_gets_through_ends_the_workers_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LONGEST_WAIT", 3600.0)
+    bench.add("s", "x")
+    bench.central.error = ConfigurationError("wrong password")
+    async with bench.running() as made:
+        await eventually(lambda: made.status.state == "blocked")
+        bench.central.error = None
+        await made.flush()
+        calls = len(bench.central.calls)
+        await eventually(lambda: len(bench.central.calls) > calls)
+
+
+async def test_the_waits_grow_have_full_jitter_and_a_cap() -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) % 40 == 0:
+            raise asyncio.CancelledError
+
+    async def fail() -> None:
+        raise RemoteUnavailable
+
+    for _ in range(200):
+        with pytest.raises(asyncio.CancelledError):
+            await for_ever(note)(fail)
+    by_try = [waits[place::40] for place in range(40)]
+    for place, seconds in enumerate(by_try):
+        cap = min(retry.LONGEST_WAIT, retry.FIRST_WAIT * 2**place)
+        assert all(0 <= wait <= cap for wait in seconds)
+        assert 0.4 * cap < sum(seconds) / len(seconds) < 0.6 * cap  # Uniform from 0 to the cap.
+
+
+async def test_the_write_ahead_log_is_moved_by_the_worker(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "CHECKPOINT_BYTES", 100_000)
+    moved = asyncio.Event()
+    checkpoint, loop = bench.log.rows.checkpoint, asyncio.get_running_loop()
+
+    def note() -> None:
+        checkpoint()
+        loop.call_soon_threadsafe(moved.set)
+
+    monkeypatch.setattr(bench.log.rows, "checkpoint", note)
+    async with bench.running() as made:
+        bench.add("s", "x" * 200_000)
+        made.wake()
+        await asyncio.wait_for(moved.wait(), 10)
+
+
+async def test_what_is_settled_is_not_looked_at_again_at_the_next_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "SETTLE_ROWS", 0)
+    bench.add("s", "x")
+    async with bench.running():
+        await eventually(lambda: bench.log._settled() > 0)
+    assert bench.log.backlog("default") == {}
+    bench.add("s", "y")
+    assert [backlog.changes for backlog in bench.log.backlog("default").values()] == [1]
