@@ -8,7 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime, timezone
 from functools import partial
@@ -522,6 +522,8 @@ def _look(view: View, look: Callable[[Fold], T]) -> T:
 def _wait(future: Future[None], timeout: float | None, what: Callable[[], str]) -> None:
     try:
         future.result(timeout)
+    except CancelledError:
+        raise StoreClosed("the store was closed while a call waited for the central store") from None
     except FutureTimeout:
         if future.done():
             raise
@@ -530,10 +532,14 @@ def _wait(future: Future[None], timeout: float | None, what: Callable[[], str]) 
 
 
 async def _await(future: Future[None], timeout: float | None, what: Callable[[], str]) -> None:
-    try:
-        await asyncio.wait_for(asyncio.wrap_future(future), timeout)
-    except asyncio.TimeoutError:
-        raise SyncTimeout(f"after {timeout} s, {what()}") from None
+    waiting = asyncio.wrap_future(future)
+    done, _ = await asyncio.wait([waiting], timeout=timeout)
+    if waiting.cancelled():
+        raise StoreClosed("the store was closed while a call waited for the central store")
+    if not done:
+        waiting.cancel()
+        raise SyncTimeout(f"after {timeout} s, {what()}")
+    waiting.result()
 
 
 def _utc(timestamp: float | None) -> datetime | None:

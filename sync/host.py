@@ -8,14 +8,16 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
 from localfirst.errors import ConfigurationError
 from sync.status import SyncStatus
 from sync.tasks import end
 from sync.worker import Worker
+
+_PATIENCE: Final = 5.0
+"""Seconds that closing waits for what runs to end."""
 
 _LONGEST_PACE: Final = 0.02
 """Seconds: a worker that is woken more often takes the interpreter from the agent for nothing."""
@@ -26,9 +28,22 @@ Request = Callable[[Worker], Awaitable[None]]
 class Host(ABC):
     """Runs a worker, and requests to it from any thread."""
 
-    @abstractmethod
+    def __init__(self) -> None:
+        self._requests: weakref.WeakSet[Future[None]] = weakref.WeakSet()
+
     def submit(self, request: Request) -> Future[None]:
         """Start a request. Cancelling the future stops it."""
+        future = self._begin(request)
+        self._requests.add(future)
+        return future
+
+    @abstractmethod
+    def _begin(self, request: Request) -> Future[None]: ...
+
+    def cancel_requests(self) -> None:
+        """Nobody shall wait for what will not come any more."""
+        for future in list(self._requests):
+            future.cancel()
 
     @property
     @abstractmethod
@@ -65,24 +80,30 @@ class ThreadHost(Host):
     """A daemon thread with an event loop."""
 
     def __init__(self, make: Callable[[], Worker], pace: float) -> None:
+        super().__init__()
         self._make = make
         self._pace = min(pace, _LONGEST_PACE)
         self._start()
 
     def _start(self) -> None:
-        self._forked = False
-        self._worker: Worker = self._make()
-        self._loop = asyncio.new_event_loop()
-        self._awake = False
-        self._thread = threading.Thread(target=self._main, name="localfirst-sync", daemon=True)
+        self._forked = self._awake = False
+        self._worker = self._make()
+        started = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(started)), name="localfirst-sync", daemon=True
+        )
         self._thread.start()
+        started.wait()
 
-    def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._life = self._loop.create_task(self._worker.run())
-        self._loop.run_forever()
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        life = asyncio.create_task(self._worker.run())
+        started.set()
+        await self._stop.wait()
+        await _end(self._worker, life)
 
-    def submit(self, request: Request) -> Future[None]:
+    def _begin(self, request: Request) -> Future[None]:
         self._revive()
         return asyncio.run_coroutine_threadsafe(_awaited(request(self._worker)), self._loop)
 
@@ -98,7 +119,8 @@ class ThreadHost(Host):
         self._revive()
         if not self._awake:  # The first of a burst of writes wakes it at once, the others together.
             self._awake = True
-            self._loop.call_soon_threadsafe(self._wake)
+            with contextlib.suppress(RuntimeError):  # It is being closed: the next open finds what was written.
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._worker.wake()
@@ -114,11 +136,9 @@ class ThreadHost(Host):
     def close(self) -> None:
         if self._forked or not self._thread.is_alive():
             return
-        with contextlib.suppress(FutureTimeout):
-            asyncio.run_coroutine_threadsafe(_end(self._worker, self._life), self._loop).result(5.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
-        self._loop.close()
+        self.cancel_requests()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(_PATIENCE)
 
     def forked(self) -> None:
         self._forked = True
@@ -133,6 +153,7 @@ class TaskHost(Host):
     """A task on the loop that was running when the store was opened."""
 
     def __init__(self, make: Callable[[], Worker]) -> None:
+        super().__init__()
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -142,7 +163,7 @@ class TaskHost(Host):
         self._worker = make()
         self._life = self._loop.create_task(self._worker.run(), name="localfirst-sync")
 
-    def submit(self, request: Request) -> Future[None]:
+    def _begin(self, request: Request) -> Future[None]:
         return asyncio.run_coroutine_threadsafe(_awaited(request(self._worker)), self._loop)
 
     @property
@@ -154,7 +175,8 @@ class TaskHost(Host):
         return self._worker.leads
 
     def wake(self) -> None:
-        self._loop.call_soon_threadsafe(self._worker.wake)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._worker.wake)
 
     def may_wait_here(self) -> bool:
         try:
@@ -165,10 +187,12 @@ class TaskHost(Host):
     def close(self) -> None:
         if not self.may_wait_here():
             raise ConfigurationError('with worker="task", close the store by "await store.aclose()"')
+        self.cancel_requests()
         if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(_end(self._worker, self._life), self._loop).result(5.0)
+            asyncio.run_coroutine_threadsafe(_end(self._worker, self._life), self._loop).result(_PATIENCE)
 
     async def aclose(self) -> None:
+        self.cancel_requests()
         await _end(self._worker, self._life)
 
 
@@ -178,29 +202,31 @@ class RequestHost(Host):
     fetches = False
 
     def __init__(self, make: Callable[[], Worker]) -> None:
+        super().__init__()
         self._make = make
         self._status = SyncStatus("stopped")
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
-    def submit(self, request: Request) -> Future[None]:
+    def _begin(self, request: Request) -> Future[None]:
         future: Future[None] = Future()
         thread = threading.Thread(target=self._run, args=(request, future), name="localfirst-request", daemon=True)
-        self._threads.add(thread)
         thread.start()
+        self._threads.add(thread)
         return future
 
     def close(self) -> None:
+        self.cancel_requests()
         for thread in list(self._threads):
-            thread.join(5.0)
+            thread.join(_PATIENCE)
 
     def _run(self, request: Request, future: Future[None]) -> None:
         try:
             asyncio.run(self._serve(request, future))
         except BaseException as error:  # It belongs to the one who waits for the future
-            if not future.cancelled():
+            with contextlib.suppress(InvalidStateError):  # Cancelled: nobody waits.
                 future.set_exception(error)
         else:
-            if not future.cancelled():
+            with contextlib.suppress(InvalidStateError):
                 future.set_result(None)
 
     async def _serve(self, request: Request, future: Future[None]) -> None:

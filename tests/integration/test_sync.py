@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -422,3 +422,93 @@ def test_a_server_that_lost_everything_gets_it_again(own_redis: OwnRedis, opened
     b.refresh(20)
     assert contents(a.session("s")) == contents(b.session("s")) == [*range(10), "while it was gone"]
     assert contents(opened("c", server.url).session("s")) == [*range(10), "while it was gone"]
+
+
+def test_what_one_namespace_wrote_is_never_sent_as_anothers(
+    remote_url: str, tmp_path: Path, namespace: str, opened: Open
+) -> None:
+    with localfirst.open(tmp_path / "a", namespace=f"{namespace}-b") as other:
+        other.session("secret").add_message("user", "of another tenant")
+    a = opened("a", remote_url)
+    assert a.status().pending_changes == 0
+    a.session("s").add_message("user", "mine")
+    a.flush(10)
+    peer = opened("peer", remote_url)
+    peer.refresh(10)
+    assert [info.session_id for info in peer.sessions()] == ["s"]
+    b = opened("a", remote_url, namespace=f"{namespace}-b")  # On the same directory, with a leader of its own.
+    eventually(lambda: b.status().leader and a.status().leader)
+    eventually(lambda: b.status().pending_changes == 0)
+    assert contents(opened("peer", remote_url, namespace=f"{namespace}-b").session("secret")) == ["of another tenant"]
+
+
+def test_an_application_beside_a_worker_of_its_own_process_gets_what_it_asks_for(remote_url: str, opened: Open) -> None:
+    """`localfirst sync` as a sidecar: the application opens its store with worker="none"."""
+    opened("a", remote_url)  # The sidecar.
+    application = opened("a", remote_url, worker="none")
+    elsewhere = opened("b", remote_url)
+    elsewhere.session("s").add_message("user", "from elsewhere")
+    elsewhere.flush(10)
+    session = application.session("s")
+    eventually(lambda: contents(session) == ["from elsewhere"])
+    session.add_message("assistant", "answer")
+    eventually(lambda: contents(elsewhere.session("s")) == ["from elsewhere", "answer"])
+    fresh = application.session("not there yet")
+    assert contents(fresh) == []
+    elsewhere.session("not there yet").add_message("user", "now it is")
+    eventually(lambda: contents(fresh) == ["now it is"])
+
+
+@pytest.mark.parametrize("kind", ["thread", "none"])
+def test_closing_at_once_is_safe_whatever_runs(kind: Any, redis_url: str, tmp_path: Path, namespace: str) -> None:
+    for number in range(20):
+        store = localfirst.open(tmp_path / "a", remote=redis_url, namespace=namespace, worker=kind)
+        store.session(f"s{number}").add_message("user", "x")
+        waiting = threading.Thread(target=lambda store=store: _flush_and_ignore(store))
+        waiting.start()
+        began = time.monotonic()
+        store.close(0.01 * (number % 3))
+        assert time.monotonic() - began < 4.0
+        waiting.join(10)
+    with localfirst.open(tmp_path / "a", remote=redis_url, namespace=namespace) as store:
+        store.flush(10)
+        assert store.status().pending_changes == 0
+        assert len(list(store.sessions())) == 20
+
+
+@pytest.mark.parametrize("kind", ["thread", "none"])
+def test_a_flush_that_waits_ends_when_the_store_is_closed(kind: Any, tmp_path: Path) -> None:
+    store = localfirst.open(tmp_path / "a", remote="redis://127.0.0.1:1", worker=kind)
+    store.session("s").add_message("user", "x")
+    raised: list[BaseException] = []
+
+    def flush() -> None:
+        try:
+            store.flush()
+        except BaseException as error:
+            raised.append(error)
+
+    waiting = threading.Thread(target=flush)
+    waiting.start()
+    eventually(lambda: store.status().state == "offline" or kind == "none")
+    store.close(0)
+    waiting.join(10)
+    assert [type(error) for error in raised] == [localfirst.StoreClosed]
+
+
+async def test_an_aflush_that_waits_can_be_cancelled_and_ends_at_close(tmp_path: Path) -> None:
+    store = localfirst.open(tmp_path / "a", remote="redis://127.0.0.1:1")
+    store.session("s").add_message("user", "x")
+    cancelled, closed = asyncio.create_task(store.aflush()), asyncio.create_task(store.aflush())
+    await asyncio.to_thread(eventually, lambda: store.status().state == "offline")
+    cancelled.cancel()
+    await asyncio.wait([cancelled], timeout=5)
+    assert cancelled.cancelled()
+    await store.aclose(0)
+    with pytest.raises(localfirst.StoreClosed):
+        await closed
+
+
+def _flush_and_ignore(store: localfirst.Store) -> None:
+    with suppress(localfirst.LocalFirstError):
+        store.flush(5)
