@@ -12,6 +12,7 @@ from typing import Any
 
 import localfirst
 from localfirst.log import Log
+from localfirst.rows import patiently
 
 _spawn = multiprocessing.get_context("spawn")
 _fork = multiprocessing.get_context("fork")
@@ -93,8 +94,8 @@ def test_concurrent_pops_never_return_one_item_twice(tmp_path: Path) -> None:
 def open_once(number: int, path: Path, ready: Any) -> None:
     ready.wait(30)
     log = Log(path / "data")
-    (path / f"id-{number}").write_text(log.replica_id())
-    log.rows.insert(b"n%d" % number, b"v")
+    (path / f"id-{number}").write_text(patiently(log.replica_id))
+    patiently(lambda: log.rows.insert(b"n%d" % number, b"v"))
 
 
 def test_sixteen_processes_open_a_new_directory_at_once(tmp_path: Path) -> None:
