@@ -228,37 +228,31 @@ class Log:
 
     def touched_since(self, rowid: int, namespace: str) -> tuple[Touched, int]:
         """What any process did in a namespace after a row; and the last row now."""
-        rows, last = self.rows.added_since(rowid, _CHANGE, bytes([_HEAD[0] + 1]))
-        written = self._of({_key_in(row_key) for row_key, _, _ in rows if row_key[:1] == _CHANGE}, namespace)
-        asked = self._of({_key_in(row_key) for row_key, _, _ in rows if row_key[:1] == _HEAD}, namespace)
+        prefixes, last = self._prefixes_since(rowid, _CHANGE, _HEAD)
+        written = self._of((prefix[1:] for prefix in prefixes if prefix[:1] == _CHANGE), namespace)
+        asked = self._of((prefix[1:] for prefix in prefixes if prefix[:1] == _HEAD), namespace)
         return Touched(set(written), {key for key, head in asked.items() if head.generation is None}), last
+
+    def waiting(self, namespace: str) -> set[SessionKey]:
+        """The sessions of a namespace of which something waits for the central store."""
+        heads = self._of(self._unsettled(), namespace)
+        return {key for key, head in heads.items() if self.last_counter(key) > head.acked}
 
     def backlog(self, namespace: str) -> dict[SessionKey, Backlog]:
         """What of a namespace waits for the central store, by session."""
-        rows, _ = self.rows.added_since(self._settled(), _CHANGE, bytes([_CHANGE[0] + 1]))
-        heads = self._of({_key_in(row_key) for row_key, _, _ in rows}, namespace)
-        waiting: dict[SessionKey, Backlog] = {}
-        for row_key, size, stored_at in rows:
-            key, counter = _key_in(row_key), int.from_bytes(row_key[-8:], "big")
-            if key in heads and counter > heads[key].acked:
-                known = waiting.get(key, Backlog(0, 0, stored_at))
-                waiting[key] = Backlog(known.changes + 1, known.bytes + size, min(known.oldest, stored_at))
-        return waiting
+        heads = self._of(self._unsettled(), namespace)
+        found = {key: Backlog(*self.rows.measure(*_span(_CHANGE, key, head.acked))) for key, head in heads.items()}
+        return {key: backlog for key, backlog in found.items() if backlog.changes}
 
     def mark_settled(self) -> bool:
-        """Note that nothing waits, so that `backlog` need not look at what is there now. False: something waits.
+        """Note that nothing waits, so that nobody need look at what is there now. False: something waits.
 
-        The look is long and holds no lock; the note is refused if somebody took it back meanwhile.
+        The look may be long and holds no lock; the note is refused if somebody took it back meanwhile.
         """
         before, last = self.rows.get(_SETTLED), self.rows.last_row()
-        rows, _ = self.rows.added_since(self._settled(), _CHANGE, bytes([_CHANGE[0] + 1]))
-        acked: dict[SessionKey, int] = {}
-        for row_key, _, _ in rows:
-            key = _key_in(row_key)
-            if key not in acked:
-                head = self.head(key)
-                acked[key] = head.acked if head else 0
-            if int.from_bytes(row_key[-8:], "big") > acked[key]:
+        for key in self._unsettled():
+            head = self.head(key)
+            if head is None or self.last_counter(key) > head.acked:
                 return False
         with self.rows.transaction():
             if self.rows.get(_SETTLED) != before:
@@ -270,8 +264,14 @@ class Log:
         """Make `backlog` look at everything again: what was admitted is not any more."""
         self.rows.put(_SETTLED, bytes(8) + new_id().encode())  # Unlike any before, so that `mark_settled` sees it.
 
-    def _settled(self) -> int:
-        return int.from_bytes((self.rows.get(_SETTLED) or b"")[:8], "big")
+    def _unsettled(self) -> Iterable[SessionKey]:
+        """Sessions with changes of ours that were not seen settled yet."""
+        settled = int.from_bytes((self.rows.get(_SETTLED) or b"")[:8], "big")
+        return [prefix[1:] for prefix in self._prefixes_since(settled, _CHANGE, _CHANGE)[0]]
+
+    def _prefixes_since(self, rowid: int, first: bytes, last: bytes) -> tuple[set[bytes], int]:
+        """Kind and session of the rows of some kinds that were added after a row; and the last row now."""
+        return self.rows.prefixes_since(rowid, first, bytes([last[0] + 1]), 1 + _KEY_BYTES)
 
     def _of(self, keys: Iterable[SessionKey], namespace: str) -> dict[SessionKey, Head]:
         heads = {key: self.head(key) for key in keys}
@@ -294,10 +294,6 @@ class Log:
             return _page_decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StoreCorrupt(f"{self.rows.directory} holds a page that can't be decoded: {error}") from error
-
-
-def _key_in(row_key: bytes) -> SessionKey:
-    return row_key[1 : 1 + _KEY_BYTES]
 
 
 def _change_key(key: SessionKey, counter: int) -> bytes:

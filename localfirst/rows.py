@@ -214,15 +214,22 @@ class Rows:
             )
             execute("DELETE FROM Cache WHERE key >= ? AND key < ?", (lower, upper))
 
-    def added_since(self, rowid: int, lower: bytes, upper: bytes) -> tuple[list[tuple[bytes, int, float]], int]:
-        """(key, bytes of value, Unix time) of rows in a range that were added after a rowid, and the last rowid now."""
-        query = (
-            "SELECT key, length(value), store_time FROM Cache"
-            " WHERE rowid > ? AND rowid <= ? AND key >= ? AND key < ? ORDER BY rowid"
-        )
+    def prefixes_since(self, rowid: int, lower: bytes, upper: bytes, length: int) -> tuple[set[bytes], int]:
+        """The first bytes of keys in a range that were added after a rowid, each once, and the last rowid now.
+
+        SQLite does the looking, which may be long, without the interpreter's lock.
+        """
+        query = "SELECT DISTINCT substr(key, 1, ?) FROM Cache WHERE rowid > ? AND rowid <= ? AND key >= ? AND key < ?"
         last = self.last_row()
         with self._using() as execute:
-            return execute(query, (rowid, last, lower, upper)).fetchall(), last
+            return {prefix for (prefix,) in execute(query, (length, rowid, last, lower, upper))}, last
+
+    def measure(self, lower: bytes, upper: bytes) -> tuple[int, int, float]:
+        """How many rows have lower <= key < upper, the bytes of their values, and the Unix time of the oldest."""
+        query = "SELECT count(*), total(length(value)), min(store_time) FROM Cache WHERE key >= ? AND key < ?"
+        with self._using() as execute:
+            count, size, oldest = execute(query, (lower, upper)).fetchone()
+        return count, int(size), oldest or 0.0
 
     def last_row(self) -> int:
         """The greatest rowid now."""

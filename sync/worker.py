@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from localfirst.errors import LocalFirstError, RemoteUnavailable
-from localfirst.log import Backlog, Head, Log, SessionKey, session_key
+from localfirst.log import Head, Log, SessionKey, session_key
 from sync.central.base import CentralStore, Hint
 from sync.leader import Leadership
 from sync.replicate import Replicator, Settled
@@ -102,7 +102,7 @@ class Worker:
         self._watching = asyncio.create_task(self._watch(), name="localfirst-watch")
         try:
             self._seen_row = await patiently(self._log.rows.last_row)
-            self._dirty = set(await patiently(self._backlog))
+            self._dirty = await patiently(self._waiting)
             while True:
                 await self._turn_safely()
                 await self._wait()
@@ -116,7 +116,7 @@ class Worker:
         `once`: give up when the central store can't be reached, instead of trying again.
         """
         keys = (
-            list(await patiently(self._backlog)) if session_id is None else [session_key(self._namespace, session_id)]
+            list(await patiently(self._waiting)) if session_id is None else [session_key(self._namespace, session_id)]
         )
         wanted = {key: counter for key in keys if (counter := self._log.last_counter(key))}
         if await self._unsent(wanted):
@@ -194,8 +194,8 @@ class Worker:
             self._asked |= touched.asked - self.quarantine.keys()
             self._seen_version = version
 
-    def _backlog(self) -> dict[SessionKey, Backlog]:
-        return self._log.backlog(self._namespace)
+    def _waiting(self) -> set[SessionKey]:
+        return self._log.waiting(self._namespace)
 
     async def _is_news(self, key: SessionKey, hint: Hint) -> bool:
         """Hints also come for what was pushed from here."""

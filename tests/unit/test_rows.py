@@ -243,11 +243,11 @@ def test_a_rowid_is_given_once(rows: Rows) -> None:
     """What was added since a rowid is found even when what stood there was deleted."""
     for number in range(10):
         rows.insert(b"k%d" % number, b"v")
-    _, last = rows.added_since(0, b"k", b"l")
+    _, last = rows.prefixes_since(0, b"k", b"l", 2)
     rows.delete_range(b"k5", b"k9\xff")
     rows.insert(b"knew", b"value")
-    added, _ = rows.added_since(last, b"k", b"l")
-    assert [(key, size) for key, size, _ in added] == [(b"knew", 5)]
+    assert rows.prefixes_since(last, b"k", b"l", 2)[0] == {b"kn"}
+    assert rows.measure(b"k", b"l")[:2] == (6, 10)
 
 
 def test_every_commit_but_own_single_inserts_shows_in_the_version(rows: Rows) -> None:

@@ -299,7 +299,7 @@ async def test_what_is_settled_is_not_looked_at_again_at_the_next_start(
     monkeypatch.setattr(worker, "SETTLE_ROWS", 0)
     bench.add("s", "x")
     async with bench.running():
-        await eventually(lambda: bench.log._settled() > 0)
+        await eventually(lambda: not bench.log._unsettled())
     assert bench.log.backlog("default") == {}
     bench.add("s", "y")
     assert [backlog.changes for backlog in bench.log.backlog("default").values()] == [1]
