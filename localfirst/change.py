@@ -6,7 +6,8 @@ A change is written once and never altered. To all but the fold its body is byte
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -108,10 +109,21 @@ DIGEST_FACTORS: Final = (1299709, 1299721)
 EMPTY_DIGEST: Final = 0
 
 
-def change_hashes(data: bytes) -> tuple[int, int]:
-    """What a change's wire bytes add to each lane of a digest."""
-    word = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
-    return (word >> 32) % DIGEST_PRIMES[0], (word & 0xFFFFFFFF) % DIGEST_PRIMES[1]
+_LANES: Final = struct.Struct(">II")
+
+
+def hash_changes(changes: Iterable[bytes]) -> bytes:
+    """What each change (wire bytes) adds to a digest: 8 bytes each, 4 for each lane."""
+    hashes = bytearray()
+    for data in changes:
+        lane0, lane1 = _LANES.unpack(blake2b(data, digest_size=8).digest())
+        hashes += _LANES.pack(lane0 % DIGEST_PRIMES[0], lane1 % DIGEST_PRIMES[1])
+    return bytes(hashes)
+
+
+def split_hashes(hashes: bytes) -> Iterator[tuple[int, int]]:
+    """What each change adds, lane by lane."""
+    return _LANES.iter_unpack(hashes)
 
 
 def extend_digest(digest: int, changes: Iterable[bytes]) -> int:
@@ -121,9 +133,13 @@ def extend_digest(digest: int, changes: Iterable[bytes]) -> int:
     >>> extend_digest(extend_digest(EMPTY_DIGEST, [b"a"]), [b"b"]) == whole
     True
     """
+    return extend_digest_by(digest, hash_changes(changes))
+
+
+def extend_digest_by(digest: int, hashes: bytes) -> int:
+    """As `extend_digest`, when the changes were hashed already."""
     lane0, lane1 = digest >> 32, digest & 0xFFFFFFFF
-    for data in changes:
-        hash0, hash1 = change_hashes(data)
+    for hash0, hash1 in split_hashes(hashes):
         lane0 = (lane0 * DIGEST_FACTORS[0] + hash0) % DIGEST_PRIMES[0]
         lane1 = (lane1 * DIGEST_FACTORS[1] + hash1) % DIGEST_PRIMES[1]
     return lane0 << 32 | lane1

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from localfirst.change import EMPTY_DIGEST, Admitted, decode_change, extend_digest, new_id
+from localfirst.change import EMPTY_DIGEST, Admitted, decode_change, extend_digest, extend_digest_by, new_id
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected, StoreCorrupt
 from localfirst.fold import check
 from localfirst.log import Foreign, Head, Log, OwnRange, Page, SessionKey, session_key
@@ -29,7 +29,7 @@ BATCH_SESSIONS: Final = 100
 """Sessions in one push or pull."""
 RUN_BYTES: Final = 1 << 20
 """Bytes of changes of one session in one push, unless one change is larger."""
-PUSH_BYTES: Final = 4 << 20
+PUSH_BYTES: Final = 1 << 20
 """Bytes of changes in one push."""
 PULL_BYTES: Final = 1 << 18
 """Bytes of changes of one session in one pull."""
@@ -63,7 +63,7 @@ class _Batch(NamedTuple):
 
     key: SessionKey
     head: Head
-    changes: list[bytes]
+    run: Run
     size: int
     more: bool
     """There may be more changes than these."""
@@ -157,46 +157,47 @@ class Replicator:
             return None
         changes = await patiently(lambda: self._log.run(key, head.acked, RUN_CHANGES, RUN_BYTES))
         size = sum(map(len, changes))
-        return _Batch(key, head, changes, size, len(changes) == RUN_CHANGES or size >= RUN_BYTES) if changes else None
+        if not changes:
+            return None
+        fresh, generation = head.generation is None, head.generation or new_id()
+        run = Run(head.session_id, generation, fresh, self._replica_id, head.acked + 1, changes)
+        run.hashes  # noqa: B018 - here, session by session: the agent's thread gets its turn between them
+        return _Batch(key, head, run, size, len(changes) == RUN_CHANGES or size >= RUN_BYTES)
 
     async def _push(self, batches: Sequence[_Batch], result: Round) -> list[Pushed | None]:
         """What became of each; None: refused. If the store refuses them together, each is tried alone."""
         if not batches:
             return []
         try:
-            return list(await self._central.push([self._run(batch) for batch in batches]))
+            return list(await self._central.push([batch.run for batch in batches]))
         except RemoteRejected as error:
             if len(batches) == 1:
                 result.refused[batches[0].key] = error
                 return [None]
         return [outcome for batch in batches for outcome in await self._push([batch], result)]
 
-    def _run(self, batch: _Batch) -> Run:
-        head = batch.head
-        fresh = head.generation is None
-        return Run(head.session_id, head.generation or new_id(), fresh, self._replica_id, head.acked + 1, batch.changes)
-
     async def _settle_push(self, batch: _Batch, outcome: Pushed, result: Round) -> bool:
         """Record an admitted run. False: others were admitted too, or it was admitted before; only a pull can tell."""
-        head, changes = batch.head, batch.changes
+        head, run = batch.head, batch.run
+        count = len(run.changes)
         if outcome.status is not PushStatus.OK:
             await self._resync(batch.key, head, result)
             return True
         alone = (
-            outcome.admitted == len(changes)
-            and outcome.head == head.seq + len(changes)
+            outcome.admitted == count
+            and outcome.head == head.seq + count
             and head.generation in (None, outcome.generation)
-            and outcome.digest == extend_digest(head.digest, changes)
+            and outcome.digest == extend_digest_by(head.digest, run.hashes)
         )
         if not alone:
             return False
-        page = Page([OwnRange(head.seq + 1, outcome.admitted_at, head.acked + 1, len(changes))], [])
+        page = Page([OwnRange(head.seq + 1, outcome.admitted_at, run.first, count)], [])
         after = msgspec.structs.replace(
             head,
             generation=outcome.generation,
             seq=outcome.head,
             digest=outcome.digest,
-            acked=head.acked + len(changes),
+            acked=head.acked + count,
         )
         await self._settle(batch.key, head, after, [page], result)
         return True

@@ -10,8 +10,12 @@ apart. Nothing of the libraries underneath gets out. `localfirst.testing.conform
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple, Protocol
+
+from localfirst.change import hash_changes
 
 FORMAT_VERSION = 1
 """Of what a central store holds. A store with a greater number is left alone."""
@@ -27,7 +31,8 @@ class Identity(NamedTuple):
     """The store's clock, Unix milliseconds."""
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """Consecutive changes of one origin to one session, admitted as one unit."""
 
     session_id: str
@@ -40,6 +45,12 @@ class Run(NamedTuple):
     """Counter of the first change."""
     changes: Sequence[bytes]
     """Wire encoding; not empty."""
+
+    @cached_property
+    def hashes(self) -> bytes:
+        """What the changes add to the digest, as `localfirst.change.hash_changes` gives it. Computed once: it costs
+        more than anything else that is done with a change here."""
+        return hash_changes(self.changes)
 
 
 class PushStatus(Enum):

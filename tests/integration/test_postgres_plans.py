@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -102,7 +103,7 @@ async def test_a_page_reads_no_further_than_it_holds(filled: PostgresStore, conn
 
 async def test_the_tail_of_a_long_log_is_what_was_pushed(filled: PostgresStore) -> None:
     data = [encode_change(Change("r1", counter, 1, 0, "main", "append", b"[1]")) for counter in range(1, 20_001)]
-    await filled.push([run("s", "r1", 1, 1)._replace(changes=data)])
+    await filled.push([replace(run("s", "r1", 1, 1), changes=data)])
     [page] = await filled.pull([Want("s", "generation-1", 19_990)], PAGE)
     assert bodies(page.entries) == data[19_990:]
     assert page.head is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ async def test_a_batch_larger_than_a_pipeline_keeps_its_order(store: RedisStore)
     runs = [run("s", "r1", 1, 1)] + [following("s", "r1", counter, 1) for counter in range(2, 2_301)]
     pushed = await store.push(runs)
     assert [each.head for each in pushed] == list(range(1, 2_301))
-    large = [following("s", "r2", counter, 1)._replace(changes=[bytes(400_000)]) for counter in range(1, 8)]
+    large = [replace(following("s", "r2", counter, 1), changes=[bytes(400_000)]) for counter in range(1, 8)]
     assert [each.acked for each in await store.push(large)] == list(range(1, 8))
 
 

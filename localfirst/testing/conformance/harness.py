@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from localfirst.change import APPEND, EMPTY_DIGEST, MAIN_BRANCH, Change, encode_change, extend_digest, new_id
 from sync.central.base import CentralStore, LogEntry, Run, Want
@@ -56,7 +57,7 @@ def run(session_id: str, origin: str, first: int, count: int, *, generation: str
 
 def following(session_id: str, origin: str, first: int, count: int, *, generation: str = GENERATION) -> Run:
     """A run of a sender with a cursor in `generation`."""
-    return run(session_id, origin, first, count, generation=generation)._replace(fresh=False)
+    return replace(run(session_id, origin, first, count, generation=generation), fresh=False)
 
 
 async def whole_log(store: CentralStore, session_id: str, max_bytes: int = PAGE) -> list[LogEntry]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from localfirst.testing.conformance.harness import (
     GENERATION,
     PAGE,
@@ -41,7 +43,7 @@ async def page_is_bounded_with_large_changes(bench: Bench) -> None:
     """One byte asked for still brings a large change, and only that."""
     store = await bench.open()
     body = bytes(300_000)
-    large = run("s", "r1", 1, 1)._replace(changes=changes("r1", 1, 20, body))
+    large = replace(run("s", "r1", 1, 1), changes=changes("r1", 1, 20, body))
     await store.push([large])
     [page] = await store.pull([Want("s", None, 0)], 1)
     assert bodies(page.entries) == [large.changes[0]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
-from localfirst.change import Change, change_hashes, decode_change, encode_change
+from localfirst.change import Change, decode_change, encode_change, split_hashes
 from localfirst.errors import MalformedChange, RemoteRejected
 from sync.central.base import Run
 
@@ -26,20 +26,18 @@ class Row(NamedTuple):
     kind: str | None
     """None: the body is the whole change."""
     body: bytes
-    hashes: tuple[int, int]
 
 
 def row(data: bytes, origin: str, counter: int) -> Row:
     """The columns of a change. What they could not give back to the byte is kept as it is: the store is a log for
     changes of newer clients too, and for malformed ones, which those who read them will refuse."""
-    hashes = change_hashes(data)
     try:
         change = decode_change(data)
     except MalformedChange:
-        return Row(None, None, None, None, data, hashes)
+        return Row(None, None, None, None, data)
     if (change.origin, change.counter) == (origin, counter) and _fits(change) and encode_change(change) == data:
-        return Row(change.time, change.base, change.branch, change.kind, change.body, hashes)
-    return Row(None, None, None, None, data, hashes)
+        return Row(change.time, change.base, change.branch, change.kind, change.body)
+    return Row(None, None, None, None, data)
 
 
 def data(columns: Sequence[Any]) -> bytes:
@@ -102,6 +100,7 @@ def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
     lengths = [len(run.changes) for run in runs]
     counters = [counter for run in runs for counter in range(run.first, run.first + len(run.changes))]
     rows = [row(change, run.origin, counter) for run in runs for counter, change in enumerate(run.changes, run.first)]
+    hashes = [pair for run in runs for pair in split_hashes(run.hashes)]
     return (
         [run.session_id for run in runs],
         [run.generation for run in runs],
@@ -117,6 +116,6 @@ def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
         [each.branch for each in rows],
         [each.kind for each in rows],
         [each.body for each in rows],
-        [each.hashes[0] for each in rows],
-        [each.hashes[1] for each in rows],
+        [hash0 for hash0, _ in hashes],
+        [hash1 for _, hash1 in hashes],
     )

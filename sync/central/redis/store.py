@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,7 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError
 
-from localfirst.change import change_hashes, check_session_id, new_id
+from localfirst.change import check_session_id, new_id
 from localfirst.errors import RemoteRejected, RemoteVersionError
 from sync.central.base import FORMAT_VERSION, CentralStore, Head, Hint, Identity, Pulled, Pushed, Run, Want
 from sync.central.redis import hints, replies, scripts
@@ -25,7 +24,6 @@ PIPELINE_COMMANDS: Final = 1_000
 PIPELINE_BYTES: Final = 1 << 20
 """What goes out at once, and on a slow line within the timeout; a run that is larger goes alone."""
 
-_HASHES: Final = struct.Struct(">II")
 _T = TypeVar("_T")
 
 
@@ -112,7 +110,6 @@ class RedisStore(CentralStore):
         return ("ZADD", self._keys.sessions, *(word for pair in scored for word in pair))
 
     def _push(self, run: Run) -> Command:
-        hashes = b"".join(_HASHES.pack(*change_hashes(data)) for data in run.changes)
         return scripts.PUSH.call(
             self._keys.session(run.session_id),
             run.generation,
@@ -121,7 +118,7 @@ class RedisStore(CentralStore):
             run.first,
             self._keys.hints,
             run.session_id,
-            hashes,
+            run.hashes,
             *run.changes,
         )
 
