@@ -8,6 +8,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from localfirst import jsonvalue
+from localfirst.fold import Effect, Fold
+
 _logger = logging.getLogger("localfirst")
 
 Callback = Callable[..., object]
@@ -82,3 +85,23 @@ def _call(callback: Callback, event: SessionEvent, arguments: tuple[Any, ...]) -
         callback(*arguments)
     except Exception:
         _logger.exception("a callback for %s raised; it is ignored", event.name)
+
+
+def news_of(effects: list[Effect], fold: Fold) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
+    """The events, with their arguments, that tell what changes of other replicas did."""
+    news: list[tuple[SessionEvent, tuple[Any, ...]]] = []
+    added = [item.data for effect in effects for item in effect.added]
+    if added:
+        news.append((SessionEvent.REMOTE_CHANGED, (jsonvalue.decode_each(added),)))
+    for effect in effects:
+        if effect.removed is not None:
+            news.append((SessionEvent.MESSAGE_REMOVED, (jsonvalue.decode(effect.removed.data),)))
+        if effect.cleared:
+            news.append((SessionEvent.SESSION_CLEARED, ()))
+        if effect.key is not None:
+            register = fold.metadata.get(effect.key)
+            value = None if register is None or register.value is None else jsonvalue.decode(register.value)
+            news.append((SessionEvent.METADATA_CHANGED, (effect.key, value)))
+        if effect.conflict is not None:
+            news.append((SessionEvent.CONFLICT_RESOLVED, (effect.conflict,)))
+    return news

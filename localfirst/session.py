@@ -69,7 +69,7 @@ class Session:
         """Add items at the end, all of them or none. Raises `InvalidItem` for what JSON can't hold."""
         encoded = _encode_items(items)
         steps = [(APPEND, jsonvalue.join(encoded))] if encoded else []
-        await self._store.write_soon(self._key, self.session_id, _always(*steps))
+        await self._store.local.write_soon(self._key, self.session_id, _always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
@@ -78,19 +78,19 @@ class Session:
             await self._hydrate_soon()
         if self.session_settings is not None and limit is None:
             limit = self._default_limit()
-        encoded = await self._store.read_soon(self._key, self.session_id, lambda fold: _last(fold, limit))
+        encoded = await self._store.local.read_soon(self._key, self.session_id, lambda fold: _last(fold, limit))
         return jsonvalue.decode_each(encoded)
 
     async def pop_item(self) -> Any | None:
         """Remove the last item and return it; None if there is none."""
         await self._hydrate_soon()
         popped = _Pop(_is_item)
-        await self._store.write_soon(self._key, self.session_id, popped, fresh=True)
+        await self._store.local.write_soon(self._key, self.session_id, popped, fresh=True)
         return self._popped(popped)
 
     async def clear_session(self) -> None:
         """Remove all items that are visible here; metadata stays."""
-        await self._store.write_soon(self._key, self.session_id, _plan_clear, fresh=True)
+        await self._store.local.write_soon(self._key, self.session_id, _plan_clear, fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Messages: the items that have a role and a content.
@@ -265,10 +265,10 @@ class Session:
         return jsonvalue.decode_each(self._read(lambda fold: _last(fold, None)))
 
     def _read(self, look: Callable[[Fold], T]) -> T:
-        return self._store.read(self._key, self.session_id, look)
+        return self._store.local.read(self._key, self.session_id, look)
 
     def _write(self, plan: Plan, *, fresh: bool = False) -> None:
-        self._store.write(self._key, self.session_id, plan, fresh=fresh)
+        self._store.local.write(self._key, self.session_id, plan, fresh=fresh)
 
     def _hydrate(self) -> None:
         self._store.hydrate(self._key, self.session_id, self._hydrate_timeout)

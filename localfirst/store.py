@@ -8,8 +8,6 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -17,17 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from platformdirs import user_data_path
 
-from localfirst import jsonvalue
-from localfirst.clock import HybridClock
-from localfirst.errors import ConfigurationError, LocalFirstError, StoreBusy, StoreClosed, SyncTimeout
+from localfirst.errors import ConfigurationError, LocalFirstError
 from localfirst.events import Listeners, SessionEvent
-from localfirst.fold import Effect, Fold
-from localfirst.log import Backlog, Head, Log, SessionKey
-from localfirst.rows import patiently
+from localfirst.fold import Fold
+from localfirst.local import Local
+from localfirst.log import SessionKey
 from localfirst.session import Session
 from localfirst.status import SessionInfo, StoreStatus
-from localfirst.view import Plan, View, Views
-from localfirst.writer import Writer
+from localfirst.view import View
+from localfirst.waiting import wait, wait_soon
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -111,18 +107,13 @@ class Store:
         self.listeners = Listeners()
         self._remote: str | None = None
         connect = self._connector(remote)
-        self._log = Log(self.path / "data", fsync=durability == "full")
-        self.replica_id = patiently(self._log.replica_id)
-        self._clock = HybridClock()
+        self.local = Local(self.path, namespace, fsync=durability == "full", listeners=self.listeners)
+        self.replica_id = self.local.replica_id
         self._synced: dict[SessionKey, float] = {}
         self._closed = False
-        self._prepare()
         self._host = self._make_host(connect, worker, poll_interval, sync_interval) if connect else None
+        self.local.wrote = self._host.wake if self._host else None
         _stores.add(self)
-
-    def _prepare(self) -> None:
-        self._views = Views(self._make_view)
-        self._writer = Writer()
 
     # Sessions.
 
@@ -132,18 +123,12 @@ class Store:
         On a replica that has never seen it, the first read waits for the central store, `hydrate_timeout` seconds at
         most, then goes on with what is here.
         """
-        self.check_open()
+        self.local.check_open()
         return Session(self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings)
 
     def sessions(self, prefix: str = "") -> Iterator[SessionInfo]:
         """The sessions that are known here and whose id begins with a prefix, in the order of their ids."""
-        self.check_open()
-        known: list[tuple[str, SessionKey]] = []
-        after: SessionKey | None = b""
-        while after is not None:
-            heads, after = patiently(partial(self._log.heads, self.namespace, after))
-            known += [(head.session_id, key) for key, head in heads if head.session_id.startswith(prefix)]
-        for session_id, key in sorted(known):
+        for key, session_id in self.local.sessions(prefix):
             info = self._info(key, session_id)
             if info.updated_at is not None:  # Else it was only asked for.
                 yield info
@@ -161,13 +146,13 @@ class Store:
         """
         host = self._waitable_host("flush")
         if host is not None:
-            _wait(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
+            wait(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
 
     async def aflush(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """As `flush`, without blocking the event loop."""
         host = self._open_host()
         if host is not None:
-            await _await(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
+            await wait_soon(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
 
     def refresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """Return when everything in the central store at the time of the call is visible here.
@@ -176,18 +161,17 @@ class Store:
         """
         host = self._waitable_host("refresh")
         if host is not None:
-            _wait(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
+            wait(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
 
     async def arefresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """As `refresh`, without blocking the event loop."""
         host = self._open_host()
         if host is not None:
-            await _await(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
+            await wait_soon(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
 
     def status(self) -> StoreStatus:
         """How this store and the central store stand to each other now."""
-        self.check_open()
-        waiting = list(self._backlog().values())
+        waiting = list(self.local.backlog().values())
         oldest = min((backlog.oldest for backlog in waiting), default=None)
         sync = self._sync_status()
         synced_at = sync.last_synced_at if sync else None
@@ -273,86 +257,45 @@ class Store:
         """Whether there is a central store."""
         return self._host is not None
 
-    def check_open(self) -> None:
-        """Raise `StoreClosed` if it is."""
-        if self._closed:
-            raise StoreClosed(f"the store at {self.path} is closed: open it again with localfirst.open()")
-
-    def read(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
-        """What a look at a session, brought up to date, finds."""
-        self.check_open()
-        return patiently(partial(_look, self._views.get(key, session_id), look))
-
-    async def read_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
-        """As `read`; a session that takes long to load is loaded off the event loop."""
-        self.check_open()
-        view = self._views.get(key, session_id)
-        if view.is_costly():
-            return await self._writer.run_aside(partial(_look, view, look))
-        try:
-            return _look(view, look)
-        except StoreBusy:
-            return await self._writer.run_aside(partial(_look, view, look))
-
-    def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
-        """Carry out what a plan decides; returns when it is on disk."""
-        self.check_open()
-        patiently(partial(self._write, key, session_id, plan, fresh))
-
-    async def write_soon(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
-        """As `write`; a busy directory is waited for off the event loop."""
-        self.check_open()
-        await self._writer.run(partial(self._write, key, session_id, plan, fresh))
-
     def hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
         """Before the first read of a session that was never here: ask the central store, if it can be reached."""
-        host = self._host
-        if host is None or not self._must_hydrate(host, key, session_id, timeout) or not host.may_wait_here():
+        view, host = self.local.view(key, session_id), self._host
+        if host is None or view.hydrated:
             return
-        try:
-            _wait(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
-        except LocalFirstError as error:
-            _logger.debug("session %r was not fetched: %s", session_id, error)
-        self._views.get(key, session_id).hydrated = True
+        self.local.read(key, session_id, lambda fold: fold.seq)
+        if self._must_ask(view, host, key, timeout) and host.may_wait_here():
+            try:
+                wait(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
+            except LocalFirstError as error:
+                _logger.debug("session %r was not fetched: %s", session_id, error)
+            view.hydrated = True
 
     async def hydrate_soon(self, key: SessionKey, session_id: str, timeout: float) -> None:
         """As `hydrate`, without blocking the event loop."""
-        host = self._host
-        if host is None or not self._must_hydrate(host, key, session_id, timeout):
+        view, host = self.local.view(key, session_id), self._host
+        if host is None or view.hydrated:
             return
-        try:
-            await _await(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
-        except LocalFirstError as error:
-            _logger.debug("session %r was not fetched: %s", session_id, error)
-        self._views.get(key, session_id).hydrated = True
+        await self.local.read_soon(key, session_id, lambda fold: fold.seq)
+        if self._must_ask(view, host, key, timeout):
+            try:
+                await wait_soon(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
+            except LocalFirstError as error:
+                _logger.debug("session %r was not fetched: %s", session_id, error)
+            view.hydrated = True
 
     def follow(self, key: SessionKey, session_id: str) -> None:
-        """Make a session known here, so that it comes when another replica writes to it, also if none did yet."""
-        self.check_open()
+        """Let a session come when another replica writes to it, also if none did yet."""
         if self._host is not None:
-            patiently(partial(self._log.create, key, Head(self.namespace, session_id)))
+            self.local.follow(key, session_id)
 
-    def _write(self, key: SessionKey, session_id: str, plan: Plan, fresh: bool) -> None:
-        if self._views.get(key, session_id).write(plan, fresh=fresh) and self._host is not None:
-            self._host.wake()
-
-    def _must_hydrate(self, host: Host, key: SessionKey, session_id: str, timeout: float) -> bool:
-        self.check_open()
-        view = self._views.get(key, session_id)
-        if view.hydrated:
-            return False
-        patiently(partial(_look, view, lambda fold: fold.seq))
+    def _must_ask(self, view: View, host: Host, key: SessionKey, timeout: float) -> bool:
         if not view.exists:
-            self.follow(key, session_id)
+            self.follow(key, view.head.session_id)
         view.hydrated = view.head.generation is not None or not host.fetches
         return not view.hydrated and timeout > 0 and host.status.state not in ("offline", "blocked")
 
-    def _make_view(self, key: SessionKey, session_id: str) -> View:
-        head = Head(self.namespace, session_id)
-        return View(self._log, self.replica_id, self._clock, key, head, partial(self.listeners.any_for, key))
-
     def _info(self, key: SessionKey, session_id: str) -> SessionInfo:
-        view = self._views.get(key, session_id)
+        view = self.local.view(key, session_id)
 
         def look(fold: Fold) -> SessionInfo:
             never = view.head.generation is None and (self._host is None or not fold.pending)
@@ -366,7 +309,7 @@ class Store:
                 state="local" if never else "pending" if fold.pending else "synced",
             )
 
-        return patiently(partial(_look, view, look))
+        return self.local.read(key, session_id, look)
 
     # What the worker tells.
 
@@ -376,25 +319,15 @@ class Store:
         self._synced[key] = time.time()
         if not self.listeners.any_for(key):
             return
-        for event, arguments in patiently(partial(self._news, key, before)):
+        for event, arguments in self.local.news(key, before):
             self.listeners.emit(key, after.session_id, event, *arguments)
-        if after.acked > before.acked and after.acked >= self._log.last_counter(key):
+        if after.acked > before.acked and after.acked >= self.local.log.last_counter(key):
             self.listeners.emit(key, after.session_id, SessionEvent.SYNCED)
-
-    def _news(self, key: SessionKey, before: Head) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
-        view = self._views.get(key, before.session_id)
-        with view.lock:
-            if not view.loaded:
-                view.refresh(until=before.seq)
-            fold = view.refresh()
-            effects = list(view.effects)
-            view.effects.clear()
-            return news_of(effects, fold)
 
     # Inside.
 
     def _open_host(self) -> Host | None:
-        self.check_open()
+        self.local.check_open()
         return self._host
 
     def _waitable_host(self, call: str) -> Host | None:
@@ -404,9 +337,6 @@ class Store:
                 f'{call}() would stop the loop that syncs (worker="task"): await a{call}() instead'
             )
         return host
-
-    def _backlog(self) -> dict[SessionKey, Backlog]:
-        return patiently(partial(self._log.backlog, self.namespace))
 
     def _connector(self, remote: str | None) -> Callable[[], CentralStore] | None:
         if not remote:
@@ -424,7 +354,7 @@ class Store:
         options = Options(poll_interval=poll, sync_interval=pace)
 
         def make() -> Worker:
-            return Worker(self.path, self._log, connect(), self.namespace, options, self._on_settled)
+            return Worker(self.path, self.local.log, connect(), self.namespace, options, self._on_settled)
 
         if kind == "none":
             return RequestHost(make)
@@ -441,7 +371,7 @@ class Store:
         return self._host.status
 
     def _what_is_left(self) -> str:
-        waiting = self._backlog().values()
+        waiting = self.local.backlog().values()
         return (
             f"{sum(backlog.changes for backlog in waiting)} changes of {len(waiting)} sessions are not in"
             f" {self._remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
@@ -458,7 +388,7 @@ class Store:
         if timeout <= 0:
             return
         try:
-            _wait(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
+            wait(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
         except LocalFirstError as error:
             _logger.warning("%s was not flushed: %s", self.path, error)
 
@@ -466,20 +396,20 @@ class Store:
         if timeout <= 0:
             return
         try:
-            await _await(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
+            await wait_soon(
+                host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left
+            )
         except LocalFirstError as error:
             _logger.warning("%s was not flushed: %s", self.path, error)
 
     def _release(self) -> None:
         self._closed = True
         _stores.discard(self)
-        self._writer.close()
-        self._log.rows.close()
+        self.local.close()
 
     def _forked(self) -> None:
         """In a child process: threads did not come along, and locks may have been held by them."""
-        self._prepare()
-        self._clock = HybridClock()
+        self.local.forked()
         self.listeners.forked()
         if self._host is not None:
             self._host.forked()
@@ -492,54 +422,6 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-
-
-def news_of(effects: list[Effect], fold: Fold) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
-    """Events, with their arguments, that tell of changes of other replicas."""
-    news: list[tuple[SessionEvent, tuple[Any, ...]]] = []
-    added = [item.data for effect in effects for item in effect.added]
-    if added:
-        news.append((SessionEvent.REMOTE_CHANGED, (jsonvalue.decode_each(added),)))
-    for effect in effects:
-        if effect.removed is not None:
-            news.append((SessionEvent.MESSAGE_REMOVED, (jsonvalue.decode(effect.removed.data),)))
-        if effect.cleared:
-            news.append((SessionEvent.SESSION_CLEARED, ()))
-        if effect.key is not None:
-            register = fold.metadata.get(effect.key)
-            value = None if register is None or register.value is None else jsonvalue.decode(register.value)
-            news.append((SessionEvent.METADATA_CHANGED, (effect.key, value)))
-        if effect.conflict is not None:
-            news.append((SessionEvent.CONFLICT_RESOLVED, (effect.conflict,)))
-    return news
-
-
-def _look(view: View, look: Callable[[Fold], T]) -> T:
-    with view.lock:
-        return look(view.refresh())
-
-
-def _wait(future: Future[None], timeout: float | None, what: Callable[[], str]) -> None:
-    try:
-        future.result(timeout)
-    except CancelledError:
-        raise StoreClosed("the store was closed while a call waited for the central store") from None
-    except FutureTimeout:
-        if future.done():
-            raise
-        future.cancel()
-        raise SyncTimeout(f"after {timeout} s, {what()}") from None
-
-
-async def _await(future: Future[None], timeout: float | None, what: Callable[[], str]) -> None:
-    waiting = asyncio.wrap_future(future)
-    done, _ = await asyncio.wait([waiting], timeout=timeout)
-    if waiting.cancelled():
-        raise StoreClosed("the store was closed while a call waited for the central store")
-    if not done:
-        waiting.cancel()
-        raise SyncTimeout(f"after {timeout} s, {what()}")
-    waiting.result()
 
 
 def _utc(timestamp: float | None) -> datetime | None:

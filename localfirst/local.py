@@ -1,0 +1,131 @@
+"""The disk side of a store: its log, and what this process keeps of it in memory. Knows nothing of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from localfirst.clock import HybridClock
+from localfirst.errors import StoreBusy, StoreClosed
+from localfirst.events import Listeners, SessionEvent, news_of
+from localfirst.fold import Fold
+from localfirst.log import Backlog, Head, Log, SessionKey
+from localfirst.rows import patiently
+from localfirst.view import Plan, View, Views
+from localfirst.writer import Writer
+
+T = TypeVar("T")
+
+
+class Local:
+    """Reads and writes sessions of one namespace in one directory; `soon` is what coroutines call."""
+
+    def __init__(self, path: Path, namespace: str, *, fsync: bool, listeners: Listeners) -> None:
+        self.log = Log(path / "data", fsync=fsync)
+        self.replica_id = patiently(self.log.replica_id)
+        self.wrote: Callable[[], None] | None = None
+        """Called after each write, if there is somebody to be told."""
+        self._path = path
+        self._namespace = namespace
+        self._listeners = listeners
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        self._clock = HybridClock()
+        self._views = Views(self._make_view)
+        self._writer = Writer()
+
+    def _make_view(self, key: SessionKey, session_id: str) -> View:
+        head = Head(self._namespace, session_id)
+        return View(self.log, self.replica_id, self._clock, key, head, partial(self._listeners.any_for, key))
+
+    def check_open(self) -> None:
+        """Raise `StoreClosed` if it is."""
+        if self._closed:
+            raise StoreClosed(f"the store at {self._path} is closed: open it again with localfirst.open()")
+
+    def view(self, key: SessionKey, session_id: str) -> View:
+        """What this process knows of a session."""
+        self.check_open()
+        return self._views.get(key, session_id)
+
+    def read(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        """What a look at a session, brought up to date, finds."""
+        return patiently(partial(_look, self.view(key, session_id), look))
+
+    async def read_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        """As `read`; a session that takes long to load, and a busy directory, are waited for off the event loop."""
+        view = self.view(key, session_id)
+        if not view.is_costly():
+            try:
+                return _look(view, look)
+            except StoreBusy:
+                pass
+        return await self._writer.run_aside(partial(_look, view, look))
+
+    def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
+        """Carry out what a plan decides; returns when it is on disk."""
+        self.check_open()
+        patiently(partial(self._write, key, session_id, plan, fresh))
+
+    async def write_soon(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
+        """As `write`; a busy directory is waited for off the event loop."""
+        self.check_open()
+        await self._writer.run(partial(self._write, key, session_id, plan, fresh))
+
+    def _write(self, key: SessionKey, session_id: str, plan: Plan, fresh: bool) -> None:
+        if self.view(key, session_id).write(plan, fresh=fresh) and self.wrote is not None:
+            self.wrote()
+
+    def follow(self, key: SessionKey, session_id: str) -> None:
+        """Make a session known on this disk, so that it comes when another replica writes to it."""
+        self.check_open()
+        patiently(partial(self.log.create, key, Head(self._namespace, session_id)))
+
+    def sessions(self, prefix: str) -> Iterator[tuple[SessionKey, str]]:
+        """The sessions that are known on this disk and whose id begins with a prefix, in the order of their ids."""
+        self.check_open()
+        known: list[tuple[str, SessionKey]] = []
+        after: SessionKey | None = b""
+        while after is not None:
+            heads, after = patiently(partial(self.log.heads, self._namespace, after))
+            known += [(head.session_id, key) for key, head in heads if head.session_id.startswith(prefix)]
+        for session_id, key in sorted(known):
+            yield key, session_id
+
+    def backlog(self) -> dict[SessionKey, Backlog]:
+        """What waits for the central store."""
+        self.check_open()
+        return patiently(partial(self.log.backlog, self._namespace))
+
+    def news(self, key: SessionKey, before: Head) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
+        """What came into a session after its head was `before`, as events."""
+        return patiently(partial(self._news, key, before))
+
+    def _news(self, key: SessionKey, before: Head) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
+        view = self.view(key, before.session_id)
+        with view.lock:
+            if not view.loaded:
+                view.refresh(until=before.seq)
+            fold = view.refresh()
+            effects = list(view.effects)
+            view.effects.clear()
+            return news_of(effects, fold)
+
+    def close(self) -> None:
+        """Finish what is under way, and release the directory. Closing twice is fine."""
+        self._closed = True
+        self._writer.close()
+        self.log.rows.close()
+
+    def forked(self) -> None:
+        """In a child process: threads did not come along, and locks may have been held by them."""
+        self._start()
+
+
+def _look(view: View, look: Callable[[Fold], T]) -> T:
+    with view.lock:
+        return look(view.refresh())
