@@ -10,20 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from localfirst import jsonvalue
-from localfirst.change import APPEND, CLEAR, DELETE, INCREMENT, PUT, REMOVE, check_session_id
+from localfirst import jsonvalue, plans
+from localfirst.change import APPEND, PUT, check_session_id
 from localfirst.errors import InvalidItem
 from localfirst.events import SessionEvent
 from localfirst.export import read_export, write_export
 from localfirst.fold import Fold
-from localfirst.history import encode_removal
 from localfirst.log import session_key
 from localfirst.metadata import (
-    RULES,
     Conflict,
     Rule,
-    encode_delete,
-    encode_increment,
     encode_put,
     is_number,
 )
@@ -66,66 +62,105 @@ class Session:
     # The OpenAI Agents SDK's protocol.
 
     async def add_items(self, items: Sequence[Any]) -> None:
-        """Add items at the end, all of them or none. Raises `InvalidItem` for what JSON can't hold."""
-        encoded = _encode_items(items)
+        """Add items at the end, all of them or none. Raises `InvalidItem` for what JSON can't hold.
+
+        >>> asyncio.run(session.add_items([{"role": "user", "content": "Hello"}, "any JSON value"]))
+        """
+        encoded = plans.encode_items(items)
         steps = [(APPEND, jsonvalue.join(encoded))] if encoded else []
-        await self._store.local.write_soon(self._key, self.session_id, _always(*steps))
+        await self._store.local.write_soon(self._key, self.session_id, plans.always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
-        """The items, oldest first, as fresh objects. `limit`: only the last so many; 0: none; negative: all."""
+        """The items, oldest first, as fresh objects. `limit`: only the last so many; 0: none; negative: all.
+
+        >>> asyncio.run(session.add_items(["a", "b", "c"]))
+        >>> asyncio.run(session.get_items(limit=2))
+        ['b', 'c']
+        """
         if self._store.replicates:
             await self._hydrate_soon()
         if self.session_settings is not None and limit is None:
             limit = self._default_limit()
-        encoded = await self._store.local.read_soon(self._key, self.session_id, lambda fold: _last(fold, limit))
+        encoded = await self._store.local.read_soon(self._key, self.session_id, lambda fold: plans.last(fold, limit))
         return jsonvalue.decode_each(encoded)
 
     async def pop_item(self) -> Any | None:
-        """Remove the last item and return it; None if there is none."""
+        """Remove the last item and return it; None if there is none.
+
+        >>> asyncio.run(session.add_items(["a", "b"]))
+        >>> asyncio.run(session.pop_item()), len(session)
+        ('b', 1)
+        """
         await self._hydrate_soon()
-        popped = _Pop(_is_item)
+        popped = plans.Pop(plans.is_item)
         await self._store.local.write_soon(self._key, self.session_id, popped, fresh=True)
         return self._popped(popped)
 
     async def clear_session(self) -> None:
-        """Remove all items that are visible here; metadata stays."""
-        await self._store.local.write_soon(self._key, self.session_id, _plan_clear, fresh=True)
+        """Remove all items that are visible here; metadata stays. What others added unseen survives.
+
+        >>> asyncio.run(session.clear_session()); len(session)
+        0
+        """
+        await self._store.local.write_soon(self._key, self.session_id, plans.clear, fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Messages: the items that have a role and a content.
 
     def add_message(self, role: str, content: Any, **extra: Any) -> dict[str, Any]:
-        """Add the item `{"role": role, "content": content, **extra}` and return it."""
+        """Add the item `{"role": role, "content": content, **extra}` and return it. Raises `InvalidItem`.
+
+        >>> session.add_message("user", "Hello", channel="web")
+        {'role': 'user', 'content': 'Hello', 'channel': 'web'}
+        """
         item = {"role": role, "content": content, **extra}
-        encoded = _encode_items([item])
-        self._write(_always((APPEND, jsonvalue.join(encoded))))
+        encoded = plans.encode_items([item])
+        self._write(plans.always((APPEND, jsonvalue.join(encoded))))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
         return item
 
     def get_messages(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """The items that have a role and a content, oldest first. `limit`: only the last so many."""
-        messages = [item for item in self._items() if _is_message(item)]
+        """The items that have a role and a content, oldest first. `limit`: only the last so many; 0: none.
+
+        >>> _ = session.add_message("user", "Hello")
+        >>> session.get_messages()
+        [{'role': 'user', 'content': 'Hello'}]
+        """
+        messages = [item for item in self._items() if plans.is_message(item)]
         return messages if limit is None or limit < 0 else messages[len(messages) - min(limit, len(messages)) :]
 
     def pop_message(self) -> dict[str, Any] | None:
-        """Remove the last message and return it; None if there is none."""
+        """Remove the last message and return it; None if there is none. Items that are no messages stay.
+
+        >>> _ = session.add_message("user", "Helo")
+        >>> session.pop_message()
+        {'role': 'user', 'content': 'Helo'}
+        """
         self._hydrate()
-        popped = _Pop(_is_message)
+        popped = plans.Pop(plans.is_message)
         self._write(popped, fresh=True)
         return self._popped(popped)
 
     def clear(self) -> None:
-        """As `clear_session`, as a plain function."""
-        self._write(_plan_clear, fresh=True)
+        """As `clear_session`, as a plain function.
+
+        >>> session.clear(); list(session)
+        []
+        """
+        self._write(plans.clear, fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Metadata.
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a metadata key, as a fresh object, or the default."""
+        """The value of a metadata key, as a fresh object, or the default.
+
+        >>> session.get("name", "nobody")
+        'nobody'
+        """
         self._hydrate()
-        value = self._read(lambda fold: _value(fold, key))
+        value = self._read(lambda fold: plans.value_of(fold, key))
         return default if value is None else jsonvalue.decode(value)
 
     def set(self, key: str, value: Any, merge: Rule | None = None) -> None:
@@ -133,48 +168,72 @@ class Session:
 
         `"last"` (default): the later one stands. `"first"`: sets only what is not set. `"merge"`: dicts, field by
         field, the later write of a field stands. `"union"`: lists as sets. `"max"`, `"min"`: the greater, the lesser.
+        Raises `InvalidItem` for what JSON can't hold, and for a value that the rule can't merge.
+
+        >>> session.set("preferences", {"theme": "dark"}, merge="merge")
+        >>> session.get("preferences")
+        {'theme': 'dark'}
         """
-        rule = _checked_rule(_checked_key(key), value, "last" if merge is None else merge)
-        encoded = jsonvalue.encode(value)
+        rule = plans.checked_rule(plans.checked_key(key), value, "last" if merge is None else merge)
         if rule == "merge":
-            self._write(lambda fold: [(PUT, _encode_fields(fold, key, value))], fresh=True)
+            self._write(plans.merge(key, value), fresh=True)
         else:
-            self._write(_always((PUT, encode_put(key, rule, encoded))))
+            self._write(plans.always((PUT, encode_put(key, rule, jsonvalue.encode(value)))))
         self._emit_changed(key)
 
     def delete(self, key: str) -> None:
-        """Delete a metadata key; fine if there is none."""
-        body = encode_delete(_checked_key(key))
-        self._write(lambda fold: [(DELETE, body)] if _value(fold, key) is not None else [], fresh=True)
+        """Delete a metadata key; fine if there is none.
+
+        >>> session.delete("name"); session.metadata()
+        {}
+        """
+        self._write(plans.delete(plans.checked_key(key)), fresh=True)
         self._emit_changed(key)
 
     def increment(self, key: str, by: float = 1) -> Any:
-        """Add to a number, from 0 if the key is not set, and return the sum. Increments made elsewhere add up."""
+        """Add to a number, from 0 if the key is not set, and return the sum. Increments made elsewhere add up.
+
+        Raises `InvalidItem` if the key holds something else.
+
+        >>> session.increment("turns"), session.increment("turns", by=2)
+        (1, 3)
+        """
         if not is_number(by):
             raise InvalidItem(f"increment adds a number, not {type(by).__name__}")
         self._hydrate()
-        body = encode_increment(_checked_key(key), by)
-        self._write(lambda fold: [(INCREMENT, body)] if _countable(fold, key) else [], fresh=True)
+        self._write(plans.increment(plans.checked_key(key), by), fresh=True)
         self._emit_changed(key)
         return self.get(key)
 
     def metadata(self) -> dict[str, Any]:
-        """All metadata, as fresh objects."""
+        """All metadata, as fresh objects, in the order of the keys.
+
+        >>> session.set("name", "Alice"); session.metadata()
+        {'name': 'Alice'}
+        """
         self._hydrate()
         values = self._read(lambda fold: {key: register.value for key, register in fold.metadata.items()})
         return {key: jsonvalue.decode(value) for key, value in sorted(values.items()) if value is not None}
 
     def conflicts(self) -> list[Conflict]:
-        """The newest conflicts on metadata (100 at most), oldest first: both values, the winner, the rule."""
+        """The newest conflicts on metadata (100 at most), oldest first: both values, the winner, the rule.
+
+        >>> session.conflicts()
+        []
+        """
         self._hydrate()
         return self._read(lambda fold: list(fold.conflicts))
 
     # Everything at once.
 
     def export(self) -> dict[str, Any]:
-        """Items and metadata as a JSON-ready dict, for `import_data` of any session or store."""
+        """Items and metadata as a JSON-ready dict, for `import_data` of any session or store.
+
+        >>> sorted(session.export())
+        ['format', 'items', 'metadata', 'session_id', 'version']
+        """
         self._hydrate()
-        items, registers = self._read(lambda fold: (_last(fold, None), dict(fold.metadata)))
+        items, registers = self._read(lambda fold: (plans.last(fold, None), dict(fold.metadata)))
         values = {key: register.value for key, register in registers.items() if register.value is not None}
         return write_export(self.session_id, jsonvalue.decode_each(items), values)
 
@@ -182,14 +241,17 @@ class Session:
         """Add the items and set the metadata of an export, all or nothing; what is here already stays.
 
         Raises `InvalidItem` for anything but an export, and stores nothing then.
+
+        >>> _ = session.add_message("user", "Hello")
+        >>> copy = store.session("copy"); copy.import_data(session.export()); copy.get_messages()
+        [{'role': 'user', 'content': 'Hello'}]
         """
         items, metadata = read_export(data)
-        encoded = _encode_items(items)
+        encoded = plans.encode_items(items)
         steps: list[Step] = [(APPEND, jsonvalue.join(encoded))] if encoded else []
-        steps += [
-            (PUT, encode_put(_checked_key(key), "last", jsonvalue.encode(value))) for key, value in metadata.items()
-        ]
-        self._write(_always(*steps))
+        for key, value in metadata.items():
+            steps.append((PUT, encode_put(plans.checked_key(key), "last", jsonvalue.encode(value))))
+        self._write(plans.always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
         for key in metadata:
             self._emit_changed(key)
@@ -197,7 +259,12 @@ class Session:
     # How it stands with the central store.
 
     def flush(self, timeout: float | None = None) -> None:
-        """Return when everything written to this session before is in the central store. Raises `SyncTimeout`."""
+        """Return when everything written to this session before is in the central store. Raises `SyncTimeout`.
+
+        `timeout` in seconds; None: for ever. At once if there is no central store.
+
+        >>> session.flush(timeout=5)
+        """
         self._store.flush(timeout, session_id=self.session_id)
 
     async def aflush(self, timeout: float | None = None) -> None:
@@ -205,7 +272,12 @@ class Session:
         await self._store.aflush(timeout, session_id=self.session_id)
 
     def refresh(self, timeout: float | None = None) -> None:
-        """Return when everything in the central store now is visible in this session. Raises `SyncTimeout`."""
+        """Return when everything in the central store now is visible in this session. Raises `SyncTimeout`.
+
+        `timeout` in seconds; None: for ever. At once if there is no central store.
+
+        >>> session.refresh(timeout=5)
+        """
         self._store.refresh(timeout, session_id=self.session_id)
 
     async def arefresh(self, timeout: float | None = None) -> None:
@@ -214,16 +286,29 @@ class Session:
 
     @property
     def pending(self) -> int:
-        """How many changes made here are not known to be in the central store."""
+        """How many changes made here are not known to be in the central store.
+
+        >>> session.set("name", "Alice"); session.pending
+        1
+        """
         return self._read(lambda fold: fold.pending)
 
     @property
     def synced_at(self) -> datetime | None:
-        """When this session was last known to agree with the central store (UTC); None: not since it was opened."""
+        """When this session was last known to agree with the central store (UTC); None: not since it was opened.
+
+        >>> session.synced_at is None
+        True
+        """
         return self._store.synced_at(self._key)
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
-        """Call back when something happens to this session, see `SessionEvent`. Returns how to stop that."""
+        """Call back when something happens to this session, see `SessionEvent`. Returns how to stop that.
+
+        >>> stop = session.on(localfirst.SessionEvent.MESSAGE_ADDED, lambda item: print("new:", item["content"]))
+        >>> _ = session.add_message("user", "Hello"); stop()
+        new: Hello
+        """
         self._store.follow(self._key, self.session_id)
         return self._store.listeners.add(self._key, event, callback)
 
@@ -262,7 +347,7 @@ class Session:
 
     def _items(self) -> list[Any]:
         self._hydrate()
-        return jsonvalue.decode_each(self._read(lambda fold: _last(fold, None)))
+        return jsonvalue.decode_each(self._read(lambda fold: plans.last(fold, None)))
 
     def _read(self, look: Callable[[Fold], T]) -> T:
         return self._store.local.read(self._key, self.session_id, look)
@@ -281,7 +366,7 @@ class Session:
         found = settings.get("limit") if isinstance(settings, dict) else settings.limit
         return found if found is None else int(found)
 
-    def _popped(self, popped: _Pop) -> Any | None:
+    def _popped(self, popped: plans.Pop) -> Any | None:
         if popped.item is None:
             return None
         self._emit(SessionEvent.MESSAGE_REMOVED, popped.item)
@@ -298,99 +383,3 @@ class Session:
     def _emit_changed(self, key: str) -> None:
         if self._store.listeners.any_for(self._key):
             self._emit(SessionEvent.METADATA_CHANGED, key, self.get(key))
-
-
-class _Pop:
-    """Plans the removal of the last item that fits, and keeps it."""
-
-    def __init__(self, fits: Callable[[Any], bool]) -> None:
-        self.item: Any = None
-        self._fits = fits
-
-    def __call__(self, fold: Fold) -> list[Step]:
-        for item in reversed(fold.items):
-            self.item = jsonvalue.decode(item.data)
-            if self._fits(self.item):
-                return [(REMOVE, encode_removal(item))]
-        self.item = None
-        return []
-
-
-def _always(*steps: Step) -> Plan:
-    return lambda _: steps
-
-
-def _plan_clear(fold: Fold) -> list[Step]:
-    return [(CLEAR, b"{}")] if fold.items else []
-
-
-def _encode_items(items: Sequence[Any]) -> list[bytes]:
-    if not isinstance(items, (list, tuple)):
-        raise InvalidItem(f"items come as a list, not as {type(items).__name__}")
-    encoded = []
-    for place, item in enumerate(items):
-        try:
-            encoded.append(jsonvalue.encode(item))
-        except InvalidItem as error:
-            raise InvalidItem(f"item {place} of {len(items)}: {error}; nothing was stored") from None
-    return encoded
-
-
-def _last(fold: Fold, limit: int | None) -> list[bytes]:
-    items = fold.items
-    if limit is not None and limit >= 0:
-        items = items[max(0, len(items) - limit) :]
-    return [item.data for item in items]
-
-
-def _is_item(_: Any) -> bool:
-    return True
-
-
-def _is_message(item: Any) -> bool:
-    return isinstance(item, dict) and "role" in item and "content" in item
-
-
-def _value(fold: Fold, key: str) -> bytes | None:
-    register = fold.metadata.get(key)
-    return None if register is None else register.value
-
-
-def _countable(fold: Fold, key: str) -> bool:
-    value = _value(fold, key)
-    if value is not None and not is_number(jsonvalue.decode(value)):
-        raise InvalidItem(f"metadata key {key!r} holds no number, so it can't be incremented")
-    return True
-
-
-def _checked_key(key: object) -> str:
-    if not isinstance(key, str):
-        raise InvalidItem(f"a metadata key is a string, not {type(key).__name__}")
-    return key
-
-
-def _checked_rule(key: str, value: Any, rule: str) -> Rule:
-    for known in RULES:
-        if rule == known:
-            break
-    else:
-        raise InvalidItem(f"no merge rule {rule!r}: take one of {', '.join(RULES)}")
-    wanted = {"merge": dict, "union": list}.get(known, object)
-    if not isinstance(value, wanted):
-        raise InvalidItem(f"rule {known} of key {key!r} takes a {wanted.__name__}, not {type(value).__name__}")
-    return known
-
-
-def _encode_fields(fold: Fold, key: str, value: dict[str, Any]) -> bytes:
-    """Only the fields that differ from what is visible: the others are left to whoever changed them."""
-    standing = _value(fold, key)
-    before = jsonvalue.decode(standing) if standing is not None else None
-    fields = {field: jsonvalue.encode(content) for field, content in jsonvalue.decode(jsonvalue.encode(value)).items()}
-    if not isinstance(before, dict):
-        changed, gone = list(fields), []
-    else:
-        known = {field: jsonvalue.encode(content) for field, content in before.items()}
-        changed = [field for field in fields if known.get(field) != fields[field]]
-        gone = [field for field in known if field not in fields]
-    body = b"{%b}" % b",".join(b"%b:%b" % (jsonvalue.encode(field), fields[field]) for field in changed)
-    return encode_put(key, "merge", body, gone)

@@ -121,20 +121,34 @@ class Store:
         """The session with this id. Nothing is read or written until it is used.
 
         On a replica that has never seen it, the first read waits for the central store, `hydrate_timeout` seconds at
-        most, then goes on with what is here.
+        most, then goes on with what is here. `session_settings`: see `Session`. Raises `ConfigurationError` for an id
+        that is empty, not a string, longer than 1,024 bytes, or has a NUL.
+
+        >>> store.session("user-123").get_messages()
+        []
         """
         self.local.check_open()
         return Session(self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings)
 
     def sessions(self, prefix: str = "") -> Iterator[SessionInfo]:
-        """The sessions that are known here and whose id begins with a prefix, in the order of their ids."""
+        """The sessions that are known here and whose id begins with a prefix, in the order of their ids.
+
+        >>> _ = session.add_message("user", "Hello")
+        >>> [(info.session_id, info.items) for info in store.sessions("user-")]
+        [('user-123', 1)]
+        """
         for key, session_id in self.local.sessions(prefix):
             info = self._info(key, session_id)
             if info.updated_at is not None:  # Else it was only asked for.
                 yield info
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
-        """As `Session.on`, for all sessions: the callback's first argument is the session id."""
+        """As `Session.on`, for all sessions: the callback's first argument is the session id.
+
+        >>> stop = store.on(localfirst.SessionEvent.MESSAGE_ADDED, lambda session_id, item: print(session_id))
+        >>> _ = session.add_message("user", "Hello"); stop()
+        user-123
+        """
         return self.listeners.add(None, event, callback)
 
     # Sync.
@@ -142,7 +156,10 @@ class Store:
     def flush(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """Return when everything written before the call (to one session, or all) is in the central store.
 
-        `timeout` in seconds; `SyncTimeout` says what is left. At once without a central store.
+        `timeout` in seconds, None: for ever; `SyncTimeout` says what is left. `ConfigurationError` and the like when
+        somebody must act first. At once without a central store.
+
+        >>> store.flush(timeout=5)
         """
         host = self._waitable_host("flush")
         if host is not None:
@@ -157,7 +174,9 @@ class Store:
     def refresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """Return when everything in the central store at the time of the call is visible here.
 
-        Also sessions that were never used here. `timeout` in seconds, then `SyncTimeout`.
+        Also sessions that were never used here. Times and errors as for `flush`.
+
+        >>> store.refresh(timeout=5)
         """
         host = self._waitable_host("refresh")
         if host is not None:
@@ -170,7 +189,11 @@ class Store:
             await wait_soon(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
 
     def status(self) -> StoreStatus:
-        """How this store and the central store stand to each other now."""
+        """How this store and the central store stand to each other now.
+
+        >>> store.status().state
+        'local'
+        """
         waiting = list(self.local.backlog().values())
         oldest = min((backlog.oldest for backlog in waiting), default=None)
         sync = self._sync_status()
@@ -201,6 +224,8 @@ class Store:
 
         What could not be sent stays on disk and goes up when the store is opened again. Every call after this raises
         `StoreClosed`; closing twice is fine.
+
+        >>> store.close(); store.close()
         """
         if self._closed:
             return
