@@ -117,6 +117,8 @@ class DirectoryStore:
             session = self._session(key)
             if session is None and not run.fresh:
                 return Pushed(PushStatus.MISSING, "", 0, 0, 0, EMPTY_DIGEST, wall_ms())
+            if session is None and run.first > 1:
+                return Pushed(PushStatus.GAP, "", 0, 0, 0, EMPTY_DIGEST, wall_ms())
             session = session or _Session(run.generation)
             acked = session.acked.get(run.origin, 0)
             status = _refusal(run, session, acked)

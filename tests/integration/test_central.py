@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.register_assert_rewrite("localfirst.testing.conformance")
@@ -9,6 +11,7 @@ pytest.register_assert_rewrite("localfirst.testing.conformance")
 from localfirst.testing.conformance import CASES, HINT_CASES, Case, Connect, check  # noqa: E402
 from localfirst.testing.conformance.harness import run, whole_log  # noqa: E402
 from localfirst.testing.memory import MemoryServer, MemoryStore  # noqa: E402
+from sync.central.directory import DirectoryStore  # noqa: E402
 from sync.central.postgres import PostgresStore  # noqa: E402
 from sync.central.redis import RedisStore  # noqa: E402
 
@@ -17,6 +20,11 @@ from sync.central.redis import RedisStore  # noqa: E402
 def memory() -> Connect:
     server = MemoryServer()
     return lambda namespace: MemoryStore(server, namespace)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Connect:
+    return lambda namespace: DirectoryStore((tmp_path / "central").as_uri(), namespace)
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def connect(backend: str, request: pytest.FixtureRequest) -> Connect:
     return made
 
 
-BACKENDS = ("memory", "redis", "postgres")
+BACKENDS = ("memory", "directory", "redis", "postgres")
 WITH_HINTS = ("memory", "redis", "postgres")
 
 
