@@ -68,7 +68,7 @@ class Session:
         """
         encoded = plans.encode_items(items)
         steps = [(APPEND, jsonvalue.join(encoded))] if encoded else []
-        await self._store.local.write_soon(self._key, self.session_id, plans.always(*steps))
+        await self._store._local.write_soon(self._key, self.session_id, plans.always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
@@ -78,11 +78,11 @@ class Session:
         >>> asyncio.run(session.get_items(limit=2))
         ['b', 'c']
         """
-        if self._store.replicates:
+        if self._store._replicates:
             await self._hydrate_soon()
         if self.session_settings is not None and limit is None:
             limit = self._default_limit()
-        encoded = await self._store.local.read_soon(self._key, self.session_id, lambda fold: plans.last(fold, limit))
+        encoded = await self._store._local.read_soon(self._key, self.session_id, lambda fold: plans.last(fold, limit))
         return jsonvalue.decode_each(encoded)
 
     async def pop_item(self) -> Any | None:
@@ -94,7 +94,7 @@ class Session:
         """
         await self._hydrate_soon()
         popped = plans.Pop(plans.is_item)
-        await self._store.local.write_soon(self._key, self.session_id, popped, fresh=True)
+        await self._store._local.write_soon(self._key, self.session_id, popped, fresh=True)
         return self._popped(popped)
 
     async def clear_session(self) -> None:
@@ -103,7 +103,7 @@ class Session:
         >>> asyncio.run(session.clear_session()); len(session)
         0
         """
-        await self._store.local.write_soon(self._key, self.session_id, plans.clear, fresh=True)
+        await self._store._local.write_soon(self._key, self.session_id, plans.clear, fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Messages: the items that have a role and a content.
@@ -300,7 +300,7 @@ class Session:
         >>> session.synced_at is None
         True
         """
-        return self._store.synced_at(self._key)
+        return self._store._synced_at(self._key)
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
         """Call back when something happens to this session, see `SessionEvent`. Returns how to stop that.
@@ -309,8 +309,8 @@ class Session:
         >>> _ = session.add_message("user", "Hello"); stop()
         new: Hello
         """
-        self._store.follow(self._key, self.session_id)
-        return self._store.listeners.add(self._key, event, callback)
+        self._store._follow(self._key, self.session_id)
+        return self._store._listeners.add(self._key, event, callback)
 
     # Python's own protocols.
 
@@ -333,7 +333,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._store.flush_gently(self.session_id)
+        self._store._flush_session(self.session_id)
 
     async def __aenter__(self) -> Self:
         return self
@@ -341,7 +341,7 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._store.aflush_gently(self.session_id)
+        await self._store._aflush_session(self.session_id)
 
     # Inside.
 
@@ -350,16 +350,16 @@ class Session:
         return jsonvalue.decode_each(self._read(lambda fold: plans.last(fold, None)))
 
     def _read(self, look: Callable[[Fold], T]) -> T:
-        return self._store.local.read(self._key, self.session_id, look)
+        return self._store._local.read(self._key, self.session_id, look)
 
     def _write(self, plan: Plan, *, fresh: bool = False) -> None:
-        self._store.local.write(self._key, self.session_id, plan, fresh=fresh)
+        self._store._local.write(self._key, self.session_id, plan, fresh=fresh)
 
     def _hydrate(self) -> None:
-        self._store.hydrate(self._key, self.session_id, self._hydrate_timeout)
+        self._store._hydrate(self._key, self.session_id, self._hydrate_timeout)
 
     async def _hydrate_soon(self) -> None:
-        await self._store.hydrate_soon(self._key, self.session_id, self._hydrate_timeout)
+        await self._store._hydrate_soon(self._key, self.session_id, self._hydrate_timeout)
 
     def _default_limit(self) -> int | None:
         settings = self.session_settings
@@ -373,13 +373,13 @@ class Session:
         return popped.item
 
     def _emit(self, event: SessionEvent, *arguments: Any) -> None:
-        self._store.listeners.emit(self._key, self.session_id, event, *arguments)
+        self._store._listeners.emit(self._key, self.session_id, event, *arguments)
 
     def _emit_each(self, event: SessionEvent, encoded: list[bytes]) -> None:
-        if self._store.listeners.any_for(self._key):
+        if self._store._listeners.any_for(self._key):
             for item in jsonvalue.decode_each(encoded):
                 self._emit(event, item)
 
     def _emit_changed(self, key: str) -> None:
-        if self._store.listeners.any_for(self._key):
+        if self._store._listeners.any_for(self._key):
             self._emit(SessionEvent.METADATA_CHANGED, key, self.get(key))

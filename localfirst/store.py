@@ -104,15 +104,15 @@ class Store:
         _check_options(namespace, worker, durability, poll_interval, sync_interval)
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
-        self.listeners = Listeners()
+        self._listeners = Listeners()
         self._remote: str | None = None
         connect = self._connector(remote)
-        self.local = Local(self.path, namespace, fsync=durability == "full", listeners=self.listeners)
-        self.replica_id = self.local.replica_id
+        self._local = Local(self.path, namespace, fsync=durability == "full", listeners=self._listeners)
+        self.replica_id = self._local.replica_id
         self._synced: dict[SessionKey, float] = {}
         self._closed = False
         self._host = self._make_host(connect, worker, poll_interval, sync_interval) if connect else None
-        self.local.wrote = self._host.wake if self._host else None
+        self._local.wrote = self._host.wake if self._host else None
         _stores.add(self)
 
     # Sessions.
@@ -127,7 +127,7 @@ class Store:
         >>> store.session("user-123").get_messages()
         []
         """
-        self.local.check_open()
+        self._local.check_open()
         return Session(self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings)
 
     def sessions(self, prefix: str = "") -> Iterator[SessionInfo]:
@@ -137,7 +137,7 @@ class Store:
         >>> [(info.session_id, info.items) for info in store.sessions("user-")]
         [('user-123', 1)]
         """
-        for key, session_id in self.local.sessions(prefix):
+        for key, session_id in self._local.sessions(prefix):
             info = self._info(key, session_id)
             if info.updated_at is not None:  # Else it was only asked for.
                 yield info
@@ -149,7 +149,7 @@ class Store:
         >>> _ = session.add_message("user", "Hello"); stop()
         user-123
         """
-        return self.listeners.add(None, event, callback)
+        return self._listeners.add(None, event, callback)
 
     # Sync.
 
@@ -194,7 +194,7 @@ class Store:
         >>> store.status().state
         'local'
         """
-        waiting = list(self.local.backlog().values())
+        waiting = list(self._local.backlog().values())
         oldest = min((backlog.oldest for backlog in waiting), default=None)
         sync = self._sync_status()
         synced_at = sync.last_synced_at if sync else None
@@ -213,7 +213,7 @@ class Store:
             path=str(self.path),
         )
 
-    def synced_at(self, key: SessionKey) -> datetime | None:
+    def _synced_at(self, key: SessionKey) -> datetime | None:
         """See `Session.synced_at`."""
         return _utc(self._synced.get(key))
 
@@ -244,14 +244,14 @@ class Store:
             await self._host.aclose()
         await asyncio.to_thread(self._release)
 
-    def flush_gently(self, session_id: str, timeout: float = 5.0) -> None:
+    def _flush_session(self, session_id: str, timeout: float = 5.0) -> None:
         """Send what is pending in a session if that can be done now; log it if not."""
         host = self._waitable_host("flush")
         if host is not None:
             self._flush_gently(host, timeout, session_id)
 
-    async def aflush_gently(self, session_id: str, timeout: float = 5.0) -> None:
-        """As `flush_gently`, without blocking the event loop."""
+    async def _aflush_session(self, session_id: str, timeout: float = 5.0) -> None:
+        """As `_flush_session`, without blocking the event loop."""
         host = self._open_host()
         if host is not None:
             await self._aflush_gently(host, timeout, session_id)
@@ -278,16 +278,16 @@ class Store:
     # What sessions are made of.
 
     @property
-    def replicates(self) -> bool:
+    def _replicates(self) -> bool:
         """Whether there is a central store."""
         return self._host is not None
 
-    def hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
+    def _hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
         """Before the first read of a session that was never here: ask the central store, if it can be reached."""
-        view, host = self.local.view(key, session_id), self._host
+        view, host = self._local.view(key, session_id), self._host
         if host is None or view.hydrated:
             return
-        self.local.read(key, session_id, lambda fold: fold.seq)
+        self._local.read(key, session_id, lambda fold: fold.seq)
         if self._must_ask(view, host, key, timeout) and host.may_wait_here():
             try:
                 wait(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
@@ -295,12 +295,12 @@ class Store:
                 _logger.debug("session %r was not fetched: %s", session_id, error)
             view.hydrated = True
 
-    async def hydrate_soon(self, key: SessionKey, session_id: str, timeout: float) -> None:
-        """As `hydrate`, without blocking the event loop."""
-        view, host = self.local.view(key, session_id), self._host
+    async def _hydrate_soon(self, key: SessionKey, session_id: str, timeout: float) -> None:
+        """As `_hydrate`, without blocking the event loop."""
+        view, host = self._local.view(key, session_id), self._host
         if host is None or view.hydrated:
             return
-        await self.local.read_soon(key, session_id, lambda fold: fold.seq)
+        await self._local.read_soon(key, session_id, lambda fold: fold.seq)
         if self._must_ask(view, host, key, timeout):
             try:
                 await wait_soon(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
@@ -308,19 +308,19 @@ class Store:
                 _logger.debug("session %r was not fetched: %s", session_id, error)
             view.hydrated = True
 
-    def follow(self, key: SessionKey, session_id: str) -> None:
+    def _follow(self, key: SessionKey, session_id: str) -> None:
         """Let a session come when another replica writes to it, also if none did yet."""
         if self._host is not None:
-            self.local.follow(key, session_id)
+            self._local.follow(key, session_id)
 
     def _must_ask(self, view: View, host: Host, key: SessionKey, timeout: float) -> bool:
         if not view.exists:
-            self.follow(key, view.head.session_id)
+            self._follow(key, view.head.session_id)
         view.hydrated = view.head.generation is not None or not host.fetches
         return not view.hydrated and timeout > 0 and host.status.state not in ("offline", "blocked")
 
     def _info(self, key: SessionKey, session_id: str) -> SessionInfo:
-        view = self.local.view(key, session_id)
+        view = self._local.view(key, session_id)
 
         def look(fold: Fold) -> SessionInfo:
             never = view.head.generation is None and (self._host is None or not fold.pending)
@@ -334,7 +334,7 @@ class Store:
                 state="local" if never else "pending" if fold.pending else "synced",
             )
 
-        return self.local.read(key, session_id, look)
+        return self._local.read(key, session_id, look)
 
     # What the worker tells.
 
@@ -342,17 +342,17 @@ class Store:
         """In the worker's thread: changes of others have come, or ours were admitted."""
         key, before, after = settled
         self._synced[key] = time.time()
-        if not self.listeners.any_for(key):
+        if not self._listeners.any_for(key):
             return
-        for event, arguments in self.local.news(key, before):
-            self.listeners.emit(key, after.session_id, event, *arguments)
-        if after.acked > before.acked and after.acked >= self.local.log.last_counter(key):
-            self.listeners.emit(key, after.session_id, SessionEvent.SYNCED)
+        for event, arguments in self._local.news(key, before):
+            self._listeners.emit(key, after.session_id, event, *arguments)
+        if after.acked > before.acked and after.acked >= self._local.log.last_counter(key):
+            self._listeners.emit(key, after.session_id, SessionEvent.SYNCED)
 
     # Inside.
 
     def _open_host(self) -> Host | None:
-        self.local.check_open()
+        self._local.check_open()
         return self._host
 
     def _waitable_host(self, call: str) -> Host | None:
@@ -379,7 +379,7 @@ class Store:
         options = Options(poll_interval=poll, sync_interval=pace)
 
         def make() -> Worker:
-            return Worker(self.path, self.local.log, connect(), self.namespace, options, self._on_settled)
+            return Worker(self.path, self._local.log, connect(), self.namespace, options, self._on_settled)
 
         if kind == "none":
             return RequestHost(make)
@@ -396,7 +396,7 @@ class Store:
         return self._host.status
 
     def _what_is_left(self) -> str:
-        waiting = self.local.backlog().values()
+        waiting = self._local.backlog().values()
         return (
             f"{sum(backlog.changes for backlog in waiting)} changes of {len(waiting)} sessions are not in"
             f" {self._remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
@@ -430,12 +430,12 @@ class Store:
     def _release(self) -> None:
         self._closed = True
         _stores.discard(self)
-        self.local.close()
+        self._local.close()
 
     def _forked(self) -> None:
         """In a child process: threads did not come along, and locks may have been held by them."""
-        self.local.forked()
-        self.listeners.forked()
+        self._local.forked()
+        self._listeners.forked()
         if self._host is not None:
             self._host.forked()
 

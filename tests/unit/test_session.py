@@ -306,10 +306,10 @@ def test_namespaces_never_meet(tmp_path: Path) -> None:
 
 
 def test_views_are_bounded_in_memory_and_come_back(store: localfirst.Store) -> None:
-    store.local._views._limit = 50_000
+    store._local._views._limit = 50_000
     for number in range(300):
         store.session(f"s{number}").add_message("user", "x" * 1000)
-    assert len(store.local._views._views) < 100
+    assert len(store._local._views._views) < 100
     assert [len(store.session(f"s{number}")) for number in range(300)] == [1] * 300
 
 
