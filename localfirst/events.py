@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from localfirst import jsonvalue
+from localfirst.errors import ConfigurationError
 from localfirst.fold import Effect, Fold
 
 _logger = logging.getLogger("localfirst")
@@ -20,7 +21,8 @@ class SessionEvent(Enum):
     """Things that happen to a session, with what the callback is given.
 
     Callbacks for calls made here run in the calling thread, after the commit; those for changes of other replicas,
-    and for `SYNCED`, in the worker's.
+    and for `SYNCED`, in the worker's, where they must be short and can't `flush` or `refresh`. Registered on a store, a
+    callback is given the session id first.
     """
 
     MESSAGE_ADDED = "message_added"
@@ -48,7 +50,11 @@ class Listeners:
 
     def add(self, key: bytes | None, event: SessionEvent, callback: Callback) -> Callable[[], None]:
         """Register a callback; returns how to take it away again."""
-        place = (key, SessionEvent(event))
+        try:
+            place = (key, SessionEvent(event))
+        except ValueError:
+            known = ", ".join(f"SessionEvent.{known.name}" for known in SessionEvent)
+            raise ConfigurationError(f"there is no event {event!r}: take one of {known}") from None
         with self._lock:
             self._callbacks[place] = [*self._callbacks.get(place, []), callback]
         return lambda: self._remove(place, callback)

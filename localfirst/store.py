@@ -62,7 +62,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
       `Store.status`.
     - `namespace`: tenant or application. Sessions of different namespaces never meet.
     - `worker`: `"thread"`: sync runs in a thread of its own. `"task"`: on the running asyncio loop. `"none"`: only
-      inside `flush` and `refresh`.
+      inside `flush`, `refresh` and `close`.
     - `durability`: `"normal"`: a killed process loses nothing, a power cut may lose the last moments. `"full"`: every
       call is on the disk when it returns.
     - `poll_interval`: seconds between looks at the central store when no hint comes.
@@ -101,6 +101,8 @@ class Store:
         sync_interval: float,
     ) -> None:
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
+        if not isinstance(remote, (str, type(None))):
+            raise ConfigurationError(f"remote is the URL of a central store, not a {type(remote).__name__}")
         _check_options(namespace, worker, durability, poll_interval, sync_interval)
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
@@ -121,7 +123,8 @@ class Store:
         """The session with this id. Nothing is read or written until it is used.
 
         On a replica that has never seen it, the first read waits for the central store, `hydrate_timeout` seconds at
-        most, then goes on with what is here. `session_settings`: see `Session`. Raises `ConfigurationError` for an id
+        most, then goes on with what is here. A plain call can't wait on the loop of a `worker="task"`, and without a
+        worker nothing is fetched: there, `await get_items()` or `arefresh()` first, or `refresh()`. `session_settings`: see `Session`. Raises `ConfigurationError` for an id
         that is empty, not a string, longer than 1,024 bytes, or has a NUL.
 
         >>> store.session("user-123").get_messages()
@@ -223,7 +226,7 @@ class Store:
         """Send what is pending (`timeout` seconds at most), stop the worker, release the directory.
 
         What could not be sent stays on disk and goes up when the store is opened again. Every call after this raises
-        `StoreClosed`; closing twice is fine.
+        `StoreClosed`; closing twice is fine. With `worker="task"`, `await aclose()` instead.
 
         >>> store.close(); store.close()
         """
@@ -257,6 +260,10 @@ class Store:
             await self._aflush_gently(host, timeout, session_id)
 
     def __enter__(self) -> Self:
+        if self._host is not None and not self._host.may_wait_here():
+            self._host.drop()
+            self._release()
+            raise ConfigurationError('with worker="task", a store is opened by "async with", so that it can be closed')
         return self
 
     def __exit__(
@@ -359,7 +366,8 @@ class Store:
         host = self._open_host()
         if host is not None and not host.may_wait_here():
             raise ConfigurationError(
-                f'{call}() would stop the loop that syncs (worker="task"): await a{call}() instead'
+                f"{call}() can't wait in the thread that syncs: in a coroutine, await a{call}() instead; in a callback of"
+                " the worker, leave it to another thread"
             )
         return host
 
@@ -386,19 +394,23 @@ class Store:
         return TaskHost(make) if kind == "task" else ThreadHost(make, pace)
 
     def _sync_status(self) -> SyncStatus | None:
+        """What this process knows, or what the one that leads tells."""
         if self._host is None:
             return None
         from sync.leader import is_led
         from sync.status import published
 
-        if not self._host.leads and is_led(self.path, self.namespace):
-            return published(self.path, self.namespace) or self._host.status
-        return self._host.status
+        told, own = published(self.path, self.namespace), self._host.status
+        if told is None or self._host.leads:
+            return own
+        if is_led(self.path, self.namespace):
+            return told
+        return own if own.last_synced_at is not None else own.as_of(told.last_synced_at)
 
     def _what_is_left(self) -> str:
         waiting = self._local.backlog().values()
         return (
-            f"{sum(backlog.changes for backlog in waiting)} changes of {len(waiting)} sessions are not in"
+            f"{_count(sum(backlog.changes for backlog in waiting), 'change')} of {_count(len(waiting), 'session')} not in"
             f" {self._remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
         )
 
@@ -410,7 +422,7 @@ class Store:
         return f" ({status.last_error})" if status and status.last_error else ""
 
     def _flush_gently(self, host: Host, timeout: float, session_id: str | None = None) -> None:
-        if timeout <= 0:
+        if timeout <= 0 or not host.runs:
             return
         try:
             wait(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
@@ -418,7 +430,7 @@ class Store:
             _logger.warning("%s was not flushed: %s", self.path, error)
 
     async def _aflush_gently(self, host: Host, timeout: float, session_id: str | None = None) -> None:
-        if timeout <= 0:
+        if timeout <= 0 or not host.runs:
             return
         try:
             await wait_soon(
@@ -453,12 +465,19 @@ def _utc(timestamp: float | None) -> datetime | None:
     return None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)
 
 
-def _check_options(namespace: str, worker: str, durability: str, poll_interval: float, sync_interval: float) -> None:
-    if not namespace or "\0" in namespace:
-        raise ConfigurationError(f"namespace is not empty and has no NUL, unlike {namespace!r}")
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _check_options(
+    namespace: object, worker: object, durability: object, poll_interval: object, sync_interval: object
+) -> None:
+    if not isinstance(namespace, str) or not namespace or "\0" in namespace:
+        raise ConfigurationError(f"namespace must be a string that is not empty and has no NUL, not {namespace!r}")
     if worker not in ("thread", "task", "none"):
         raise ConfigurationError(f'worker is "thread", "task" or "none", not {worker!r}')
     if durability not in ("normal", "full"):
         raise ConfigurationError(f'durability is "normal" or "full", not {durability!r}')
-    if not poll_interval > 0 or not sync_interval >= 0:
-        raise ConfigurationError("poll_interval is more than 0 seconds, and sync_interval not less than 0")
+    for name, seconds, least in (("poll_interval", poll_interval, 0.001), ("sync_interval", sync_interval, 0.0)):
+        if not isinstance(seconds, (int, float)) or not seconds >= least:
+            raise ConfigurationError(f"{name} is a number of seconds, {least} or more, not {seconds!r}")

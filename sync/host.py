@@ -65,12 +65,21 @@ class Host(ABC):
         """Whether the calling thread can wait for a request without stopping it."""
         return True
 
+    @property
+    def runs(self) -> bool:
+        """Whether requests can be served."""
+        return True
+
     def close(self) -> None:  # noqa: B027
         """Stop, and close the connections to the central store."""
 
     async def aclose(self) -> None:
         """As `close`, from a coroutine."""
         await asyncio.to_thread(self.close)
+
+    def drop(self) -> None:
+        """As `close`, where nobody may wait."""
+        self.close()
 
     def forked(self) -> None:  # noqa: B027
         """This is a child process now: what ran in the parent's threads does not run here."""
@@ -164,6 +173,10 @@ class TaskHost(Host):
         self._life = self._loop.create_task(self._worker.run(), name="localfirst-sync")
 
     def _begin(self, request: Request) -> Future[None]:
+        if not self.runs:
+            raise ConfigurationError(
+                'the event loop that syncs this store (worker="task") has ended: close the store and open it again'
+            )
         return asyncio.run_coroutine_threadsafe(_awaited(request(self._worker)), self._loop)
 
     @property
@@ -184,16 +197,24 @@ class TaskHost(Host):
         except RuntimeError:
             return True
 
+    @property
+    def runs(self) -> bool:
+        return self._loop.is_running()
+
     def close(self) -> None:
-        if not self.may_wait_here():
-            raise ConfigurationError('with worker="task", close the store by "await store.aclose()"')
         self.cancel_requests()
-        if not self._loop.is_closed():
+        if self.runs:
             asyncio.run_coroutine_threadsafe(_end(self._worker, self._life), self._loop).result(_PATIENCE)
+        else:
+            self._worker.abandon()  # Nothing of it will ever run again.
 
     async def aclose(self) -> None:
         self.cancel_requests()
         await _end(self._worker, self._life)
+
+    def drop(self) -> None:
+        self._life.cancel()
+        self._worker.abandon()
 
 
 class RequestHost(Host):
@@ -204,7 +225,8 @@ class RequestHost(Host):
     def __init__(self, make: Callable[[], Worker]) -> None:
         super().__init__()
         self._make = make
-        self._status = SyncStatus("stopped")
+        self._last = SyncStatus("stopped")
+        self._serving: Worker | None = None
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def _begin(self, request: Request) -> Future[None]:
@@ -230,18 +252,21 @@ class RequestHost(Host):
                 future.set_result(None)
 
     async def _serve(self, request: Request, future: Future[None]) -> None:
-        worker = self._make()
+        worker = self._serving = self._make()
         task = asyncio.ensure_future(_awaited(request(worker)))
         future.add_done_callback(_canceller(asyncio.get_running_loop(), task))
         try:
             await task
         finally:
-            self._status = worker.status
+            self._last = self.status
+            self._serving = None
             await worker.close()
 
     @property
     def status(self) -> SyncStatus:
-        return self._status
+        """Of the request that is served now, once it has tried; else of the last that has."""
+        serving = self._serving
+        return self._last if serving is None or serving.status.state == "connecting" else serving.status
 
 
 def _canceller(loop: asyncio.AbstractEventLoop, task: asyncio.Future[None]) -> Callable[[Future[None]], None]:

@@ -246,7 +246,8 @@ class Replicator:
         What it lacks is pushed before anything changes here, so a crash loses nothing and the next round begins again.
         """
         _logger.warning(
-            "session %r: the central store lost or replaced its log; it is read anew, what it lacks is sent again",
+            "session %r: the central store has not the log that was followed (it lost or replaced it, or is another"
+            " store); its log is read anew, and what it lacks is sent",
             head.session_id,
         )
         known = await self._admitted(key)

@@ -35,6 +35,10 @@ class SyncStatus(msgspec.Struct):
         """The last contact with the central store was one."""
         self.state, self.last_error, self.last_synced_at = "online", None, time.time()
 
+    def as_of(self, last_synced_at: float | None) -> SyncStatus:
+        """The same, with the time of an earlier contact."""
+        return msgspec.structs.replace(self, last_synced_at=last_synced_at)
+
     def failed(self, error: BaseException) -> None:
         """The last contact failed."""
         blocked = isinstance(error, (ConfigurationError, RemoteVersionError))
@@ -47,7 +51,8 @@ def publish(directory: Path, namespace: str, status: SyncStatus) -> None:
     path = directory / f"{file_stem(namespace)}.json"
     temporary = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        temporary.write_bytes(msgspec.json.encode(status))
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(status))
         temporary.replace(path)
 
 

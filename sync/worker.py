@@ -133,6 +133,10 @@ class Worker:
         """Try once to bring a session here. Raises `RemoteUnavailable` and the like."""
         await self._insist(lambda: self._pull_one(session_id), once=True)
 
+    def abandon(self) -> None:
+        """Let another process lead, from outside of a loop that will not run again."""
+        self._leadership.release()
+
     async def close(self) -> None:
         """Close the connections to the central store. End `run` first."""
         if self._watching is not None:

@@ -18,9 +18,10 @@ def scheme_of(url: str) -> str:
     if scheme in _LATER:
         raise ConfigurationError(f"{scheme}:// is not supported yet: use redis:// or rediss:// to a single server")
     if scheme not in (*_REDIS, *_POSTGRES, "file"):
+        what = f"no central store has URLs that begin with {scheme}://" if scheme else "this is not a URL"
         raise ConfigurationError(
-            f"no central store has URLs that begin with {scheme + '://' if scheme else 'that'}:"
-            " use redis://, rediss://, unix://, postgresql:// or file:///directory"
+            f"{what}: a central store is redis://host:6379, rediss://…, unix:///socket, postgresql://user@host/database"
+            " or file:///directory"
         )
     return scheme
 

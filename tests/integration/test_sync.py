@@ -315,7 +315,7 @@ def test_sync_goes_on_after_a_restart_of_the_server(server: Any, opened: Open) -
     offline = eventually(lambda: a.status().state == "offline" and a.status())
     assert offline.pending_changes == 10
     assert offline.last_error
-    with pytest.raises(SyncTimeout, match="10 changes of 1 sessions"):
+    with pytest.raises(SyncTimeout, match="10 changes of 1 session not in"):
         a.flush(0.3)
     server.start()
     a.flush(20)
@@ -512,3 +512,54 @@ async def test_an_aflush_that_waits_can_be_cancelled_and_ends_at_close(tmp_path:
 def _flush_and_ignore(store: localfirst.Store) -> None:
     with suppress(localfirst.LocalFirstError):
         store.flush(5)
+
+
+def test_a_task_whose_loop_has_ended_can_be_closed(redis_url: str, tmp_path: Path, namespace: str) -> None:
+    async def open_and_leave() -> localfirst.Store:
+        store = localfirst.open(tmp_path / "a", remote=redis_url, namespace=namespace, worker="task")
+        store.session("s").add_message("user", "x")
+        return store
+
+    store = asyncio.run(open_and_leave())
+    with pytest.raises(localfirst.ConfigurationError, match="has ended"):
+        store.flush(5)
+    store.session("s").add_message("user", "y")
+    store.close()
+    with localfirst.open(tmp_path / "a", remote=redis_url, namespace=namespace) as again:
+        eventually(lambda: again.status().leader)
+        again.flush(10)
+        assert again.status().pending_changes == 0
+
+
+async def test_a_task_is_opened_by_async_with(redis_url: str, tmp_path: Path) -> None:
+    store = localfirst.open(tmp_path / "a", remote=redis_url, worker="task")
+    with pytest.raises(localfirst.ConfigurationError, match="async with"):
+        store.__enter__()
+    async with localfirst.open(tmp_path / "a", remote=redis_url, worker="task") as store:
+        await store.aflush(10)
+
+
+def test_status_without_a_worker_tells_of_the_last_contact(redis_url: str, opened: Open) -> None:
+    a = opened("a", redis_url, worker="none")
+    a.session("s").add_message("user", "x")
+    a.flush(10)
+    a.flush(10)  # Nothing to do, so nobody is asked.
+    assert a.status().state == "online"
+    assert a.status().last_synced_at is not None
+
+
+def test_a_callback_of_the_worker_cannot_wait_for_the_worker(redis_url: str, opened: Open) -> None:
+    a = opened("a", redis_url)
+    raised: list[BaseException] = []
+
+    def flush() -> None:
+        try:
+            a.flush(5)
+        except localfirst.ConfigurationError as error:
+            raised.append(error)
+
+    a.session("s").on(SessionEvent.SYNCED, flush)
+    a.session("s").add_message("user", "x")
+    eventually(lambda: raised)
+    assert "callback" in str(raised[0])
+    a.flush(10)
