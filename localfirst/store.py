@@ -124,8 +124,10 @@ class Store:
 
         On a replica that has never seen it, the first read waits for the central store, `hydrate_timeout` seconds at
         most, then goes on with what is here. A plain call can't wait on the loop of a `worker="task"`, and without a
-        worker nothing is fetched: there, `await get_items()` or `arefresh()` first, or `refresh()`. `session_settings`: see `Session`. Raises `ConfigurationError` for an id
-        that is empty, not a string, longer than 1,024 bytes, or has a NUL.
+        worker nothing is fetched: there, `await get_items()` or `arefresh()` first, or `refresh()`.
+
+        `session_settings`: see `Session`. Raises `ConfigurationError` for an id that is empty, not a string, longer
+        than 1,024 bytes, or has a NUL.
 
         >>> store.session("user-123").get_messages()
         []
@@ -366,8 +368,8 @@ class Store:
         host = self._open_host()
         if host is not None and not host.may_wait_here():
             raise ConfigurationError(
-                f"{call}() can't wait in the thread that syncs: in a coroutine, await a{call}() instead; in a callback of"
-                " the worker, leave it to another thread"
+                f"{call}() can't wait in the thread that syncs: in a coroutine, await a{call}() instead; in a callback"
+                " of the worker, leave it to another thread"
             )
         return host
 
@@ -410,8 +412,8 @@ class Store:
     def _what_is_left(self) -> str:
         waiting = self._local.backlog().values()
         return (
-            f"{_count(sum(backlog.changes for backlog in waiting), 'change')} of {_count(len(waiting), 'session')} not in"
-            f" {self._remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
+            f"{_count(sum(backlog.changes for backlog in waiting), 'change')} of {_count(len(waiting), 'session')}"
+            f" not in {self._remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
         )
 
     def _what_is_missing(self) -> str:
