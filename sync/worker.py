@@ -159,9 +159,11 @@ class Worker:
 
     async def _turn(self) -> None:
         now = time.monotonic()
-        poll, hinted = now >= self._poll_at, dict(self._hinted)
+        due, hinted = self._poll_at, dict(self._hinted)
+        poll = now >= due
         pull = await self._moved() if poll else set()
         pull |= {key for key, hint in hinted.items() if await self._is_news(key, hint)}
+        pull -= self.quarantine.keys()
         push = set(self._dirty) if now >= self._pushed_at + self._options.sync_interval else set()
         if push:
             self._pushed_at = now
@@ -174,7 +176,7 @@ class Worker:
         for key, hint in hinted.items():
             if self._hinted.get(key) == hint:
                 del self._hinted[key]
-        if poll:
+        if poll and self._poll_at == due:  # Else hints were missed meanwhile: poll once more.
             self._poll_at = now + self._options.poll_interval * random.uniform(0.9, 1.0)
 
     async def _wait(self) -> None:
@@ -218,7 +220,7 @@ class Worker:
                 await self._reachable.wait()
                 async for hint in self._central.watch():
                     if hint is None:
-                        self._poll_at = -math.inf
+                        self._poll_at = time.monotonic()
                     else:
                         self._hinted[session_key(self._namespace, hint.session_id)] = hint
                     self._due.set()
