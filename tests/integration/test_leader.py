@@ -118,6 +118,45 @@ def in_child(call: Callable[[], None]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_a_child_that_ends_leaves_its_parent_the_lock(tmp_path: Path) -> None:
+    leadership = Leadership(tmp_path, "n")
+    assert leadership.take()
+
+    def forget() -> None:
+        nonlocal leadership
+        del leadership
+
+    in_child(forget)
+    assert is_led(tmp_path, "n")
+    leadership.release()
+
+
+def lead_and_fork(path: Path, pids: Any) -> None:
+    leadership = Leadership(path, "n")
+    assert leadership.take()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+    else:
+        pids.send(child)
+    signal.pause()
+
+
+def test_a_child_does_not_keep_the_lock_of_a_killed_parent(tmp_path: Path) -> None:
+    receiver, sender = _spawn.Pipe(duplex=False)
+    leader = _spawn.Process(target=lead_and_fork, args=(tmp_path, sender))
+    leader.start()
+    assert receiver.poll(30)
+    child = receiver.recv()
+    try:
+        assert is_led(tmp_path, "n")
+        leader.kill()
+        leader.join(10)
+        eventually(lambda: not is_led(tmp_path, "n"))
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_forked_child_starts_its_own_worker_when_it_writes(remote_url: str, tmp_path: Path, namespace: str) -> None:
     with localfirst.open(tmp_path / "a", remote=remote_url, namespace=namespace) as store:
         session = store.session("s")

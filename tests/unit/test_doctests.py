@@ -6,6 +6,7 @@ import asyncio
 import doctest
 import importlib
 import pkgutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def _examples() -> list[doctest.DocTest]:
 
 
 @pytest.mark.parametrize("example", _examples(), ids=lambda example: example.name)
-def test_example(example: doctest.DocTest, tmp_path: Path) -> None:
+def test_example(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # What the examples make goes with the test.
     with localfirst.open(tmp_path / "store") as store:
         example.globs |= {
             "asyncio": asyncio,
