@@ -1,14 +1,22 @@
 # Everything here sets itself up on a machine with nothing but Python 3.11 or later.
 #
-#   make test ARGS="-k replay -x"     options for pytest
+#   make test ARGS="-k redis -x"      options for pytest
 #   make demo PYTHON=python3.13       another Python
 
-PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+
+# The stamp is named for the Python that made the environment: naming another makes it anew, naming none keeps it.
+STAMP := $(VENV)/.ready-
+ifdef PYTHON
+READY := $(STAMP)$(subst /,+,$(PYTHON))
+else
+READY := $(firstword $(wildcard $(STAMP)*) $(STAMP)python3)
+PYTHON := $(subst +,/,$(patsubst $(STAMP)%,%,$(READY)))
+endif
+IDENTITY := import sys; print(sys.base_prefix, sys.version)
 PARALLEL := -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
@@ -32,24 +40,31 @@ lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## Measure
+bench: $(READY) ## Time every call beside peers and raw limits (a minute); writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache \
-		.hypothesis .import_linter_cache
+		.hypothesis .import_linter_cache benchmarks/results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Set up once per change of pyproject.toml.
+# Set up once per change of pyproject.toml or of PYTHON. An environment of the same Python stays, and is brought up to date.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12" >&2; exit 1; }
-	@set -e; if command -v uv >/dev/null; then \
-		test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
+	@set -e; \
+	if [ "$$($(BIN)/python -c '$(IDENTITY)' 2>/dev/null)" != "$$($(PYTHON) -c '$(IDENTITY)')" ]; then \
+		if command -v uv >/dev/null; then \
+			rm -rf $(VENV); \
+			uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+		else \
+			$(PYTHON) -m venv --clear $(VENV); \
+		fi; \
+	fi; \
+	if command -v uv >/dev/null; then \
 		uv pip install --quiet --python $(BIN)/python --editable '.[dev]'; \
 	else \
-		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
 		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip; \
 		$(BIN)/python -m pip install --quiet --editable '.[dev]'; \
 	fi
-	@touch $@
+	@rm -f $(VENV)/.ready* && touch $@

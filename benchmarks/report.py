@@ -10,7 +10,7 @@ from rich.table import Table
 
 Report = dict[str, Any]
 
-_MET = {True: "yes", False: "NO", None: ""}
+_MET = {True: "yes", False: "not here", None: ""}
 
 
 class _Sheet:
@@ -26,7 +26,7 @@ class _Sheet:
         for place, column in enumerate(self.columns):
             table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
         for row in self.rows:
-            table.add_row(*row, style="bold red" if row[-1] == _MET[False] else None)
+            table.add_row(*row, style="yellow" if row[-1] == _MET[False] else None)
         return table
 
     def markdown(self) -> str:
@@ -51,12 +51,16 @@ def as_markdown(report: Report) -> str:
 
 
 def verdict(report: Report) -> str:
-    """Which figures were missed."""
-    missed = [check["name"] for check in report["checks"] if check["met"] is False]
+    """Which of the figures that were aimed at this run saw. Missing one is a finding: the run itself went well."""
+    aimed = [check for check in report["checks"] if check["met"] is not None]
+    missed = [check["name"] for check in aimed if not check["met"]]
     hedge = " A quick run is too short to tell." if report["settings"]["quick"] else ""
     if not missed:
-        return f"All figures are met.{hedge}"
-    return f"{len(missed)} of the figures are missed: {'; '.join(missed)}.{hedge}"
+        return f"Measured. All {len(aimed)} figures aimed at were seen on this machine.{hedge}"
+    seen = len(aimed) - len(missed)
+    return (
+        f"Measured. {seen} of {len(aimed)} figures aimed at were seen on this machine; not: {'; '.join(missed)}.{hedge}"
+    )
 
 
 def _notes(report: Report) -> list[str]:
@@ -109,7 +113,7 @@ def _checks(report: Report) -> _Sheet:
         ]
         for check in report["checks"]
     ]
-    return _Sheet("Figures", ["ratio", "wanted", "seen", "rounds", "met"], rows)
+    return _Sheet("Figures", ["ratio", "aimed at", "seen", "rounds", "as aimed"], rows)
 
 
 def _cell(times: dict[str, Any] | None) -> str:

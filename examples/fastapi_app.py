@@ -3,7 +3,8 @@
 pip install localfirst fastapi uvicorn
 LOCALFIRST_REMOTE=redis://... uvicorn --factory examples.fastapi_app:app
 
-python examples/fastapi_app.py      # without a port: sends itself a few requests
+python examples/fastapi_app.py      # without a port: sends itself a few requests, by Starlette's test client,
+                                    # which needs one package more: httpx2 (an older Starlette: httpx)
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 import localfirst
@@ -73,6 +73,8 @@ def app() -> FastAPI:
 
 def main() -> None:
     """Talk to the application without a port."""
+    from fastapi.testclient import TestClient  # The service itself needs neither it nor the package behind it.
+
     with tempfile.TemporaryDirectory() as scratch:
         remote = os.environ.get("LOCALFIRST_REMOTE") or (Path(scratch) / "central").as_uri()
         store = localfirst.open(Path(scratch) / "store", remote=remote, namespace="fastapi-example")

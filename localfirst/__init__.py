@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from localfirst.errors import (
     ConfigurationError,
     InvalidItem,
+    ItemTooLarge,
     LocalFirstError,
     MalformedChange,
     RemoteRejected,
@@ -42,6 +43,7 @@ __all__ = [
     "ConfigurationError",
     "Conflict",
     "InvalidItem",
+    "ItemTooLarge",
     "LocalFirstError",
     "MalformedChange",
     "RemoteRejected",

@@ -74,7 +74,8 @@ def decode_change(data: bytes) -> Change:
         change = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedChange(f"{len(data)} bytes are not a change: {error}") from error
-    if change.counter < 1 or change.base < 0 or change.time < 0 or not change.origin:
+    numbers = (change.counter - 1, change.base, change.time)
+    if not all(0 <= number < 1 << 63 for number in numbers) or not change.origin:
         raise MalformedChange(f"a change has impossible numbers: counter {change.counter}, base {change.base}")
     return change
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 LOGICAL_BITS: Final = 16
+MOST_AHEAD: Final = 86_400_000 << LOGICAL_BITS
 
 
 def wall_ms() -> int:
@@ -65,6 +66,7 @@ class HybridClock:
             return self._last
 
     def observe(self, timestamp: int) -> None:
-        """Never give a timestamp below this one again."""
+        """Never give a timestamp below this one again, unless it is more than a day ahead: then it is nobody's time."""
         with self._lock:
-            self._last = max(self._last, timestamp)
+            if timestamp <= self._wall() + MOST_AHEAD:
+                self._last = max(self._last, timestamp)

@@ -1,4 +1,4 @@
-"""SQLite connections of diskcache's database: one per thread, safe across forks, closed only when nobody uses them."""
+"""SQLite connections of diskcache's database: one per thread, none across a fork, closed only when nobody uses them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import itertools
 import os
 import sqlite3
 import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -20,9 +23,9 @@ _CHECKPOINT_PAGES: Final = {False: 8192, True: 1000}
 
 
 class Connection:
-    """One thread's connection. Hold `lock` while using it; it is free but for the moment of closing."""
+    """One thread's connection. Hold `lock` while using it; it is free but for the moments of closing and forking."""
 
-    __slots__ = ("lock", "pid", "serial", "sqlite", "transactions")
+    __slots__ = ("lock", "open", "serial", "sqlite", "thread", "transactions")
 
     def __init__(self, connection: sqlite3.Connection, serial: int) -> None:
         self.sqlite = connection
@@ -31,14 +34,23 @@ class Connection:
         self.transactions = 0
         """How many it has committed."""
         self.lock = threading.RLock()
-        self.pid = os.getpid()
+        self.open = True
+        self.thread = threading.current_thread()
+
+    def close(self) -> None:
+        """Hold `lock`."""
+        self.open = False
+        self.sqlite.close()
 
 
 class Connections(diskcache.Cache):  # type: ignore[misc]
-    """diskcache's table and files without its slow initialisation, which `localfirst.rows` does once per directory."""
+    """diskcache's table and files without its slow initialisation, which `localfirst.rows` does once per directory.
+
+    Whoever holds the lock of a connection may then take `writing`, never the other way round.
+    """
 
     _serials: ClassVar = itertools.count(1)
-    _inherited: ClassVar[list[Connection]] = []
+    _all: ClassVar[weakref.WeakSet[Connections]] = weakref.WeakSet()
 
     def __init__(self, directory: Path, *, fsync: bool) -> None:
         self._directory = str(directory)
@@ -46,33 +58,42 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         self._timeout = 0  # Waiting is up to the caller, who may be on an event loop.
         self._txn_id = None
         self._closed = False
-        self._start()
-
-    def _start(self) -> None:
-        self._pid = os.getpid()
         self._local = threading.local()
         self._open: list[Connection] = []
+        self._opening = threading.Lock()
         self.writing = threading.RLock()
         """Held by the thread of this process that writes: waiting for it is cheaper than being refused by SQLite."""
+        self._all.add(self)
 
     @property
     def _con(self) -> sqlite3.Connection:
-        return self.mine().sqlite
+        return self._mine().sqlite
 
-    def mine(self) -> Connection:
-        """The calling thread's connection."""
+    def acquire(self) -> Connection:
+        """The calling thread's connection, with its lock, which the caller releases."""
+        while True:
+            connection = self._mine()
+            connection.lock.acquire()
+            if connection.open:
+                return connection
+            connection.lock.release()  # It was closed for a fork, or for good.
+
+    def _mine(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None or connection.pid != os.getpid():
+        if connection is None or not connection.open:
             connection = self._connect()
         return connection
 
     def _connect(self) -> Connection:
-        if self._closed:
-            raise StoreClosed(f"{self._directory} is closed: open it again")
-        if self._pid != os.getpid():
-            # SQLite forbids even closing a connection that came through a fork, and locks may have been held then.
-            self._inherited.extend(self._open)
-            self._start()
+        with self._opening:
+            if self._closed:
+                raise StoreClosed(f"{self._directory} is closed: open it again")
+            self._close_orphans()
+            mine = self._local.connection = Connection(self._connect_sqlite(), next(self._serials))
+            self._open.append(mine)
+            return mine
+
+    def _connect_sqlite(self) -> sqlite3.Connection:
         path = Path(self._directory, DBNAME)
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -82,15 +103,70 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         except sqlite3.Error:
             connection.close()
             raise
-        mine = self._local.connection = Connection(connection, next(self._serials))
-        self._open.append(mine)
-        return mine
+        return connection
+
+    def _close_orphans(self) -> None:
+        """Connections of threads that have ended, which would be open files for ever."""
+        for connection in [each for each in self._open if not each.thread.is_alive()]:
+            with connection.lock:
+                connection.close()
+            self._open.remove(connection)
 
     def close(self) -> None:
         """Close the connections of all threads, each as soon as its call is done. What comes later is refused."""
-        self._closed = True
-        for connection in self._open:
-            if connection.pid == os.getpid():
-                with connection.lock:
-                    connection.sqlite.close()
-        self._open.clear()
+        with self._opening:
+            self._closed = True
+            with self._all_locked():
+                for connection in self._open:
+                    connection.close()
+            self._open.clear()
+
+    @contextmanager
+    def _all_locked(self) -> Iterator[None]:
+        held = list(self._open)
+        for connection in held:
+            connection.lock.acquire()
+        try:
+            yield
+        finally:
+            for connection in held:
+                connection.lock.release()
+
+    @classmethod
+    @contextmanager
+    def _none_open(cls) -> Iterator[None]:
+        """Close all connections and let nobody open one.
+
+        SQLite's locks belong to the process: a child that inherits its book-keeping believes that it holds locks
+        which only the parent has, and loses what it writes. So nothing of SQLite may be open at a fork.
+        """
+        stores = list(cls._all)
+        for store in stores:
+            store._opening.acquire()
+            with store._all_locked():
+                for connection in store._open:
+                    connection.close()
+            store._open.clear()
+        try:
+            yield
+        finally:
+            for store in stores:
+                store._opening.release()
+
+
+_forking: list[object] = []
+
+
+def _before_fork() -> None:
+    quiet = Connections._none_open()  # noqa: SLF001 - of this module
+    quiet.__enter__()
+    _forking.append(quiet)
+
+
+def _after_fork() -> None:
+    quiet = _forking.pop()
+    quiet.__exit__(None, None, None)  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -30,6 +30,10 @@ class StoreFull(LocalFirstError, OSError):
     """There is no space for the local store; nothing of this call was stored."""
 
 
+class ItemTooLarge(LocalFirstError, ValueError):
+    """More than the local store can hold in one row; nothing of this call was stored."""
+
+
 class StoreBusy(LocalFirstError, TimeoutError):
     """Other processes kept the local store locked for too long; nothing of this call was stored."""
 

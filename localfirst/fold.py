@@ -89,6 +89,13 @@ class Fold:
         self._simple = self._simple and change.kind == APPEND
         return effect
 
+    def retract(self, count: int) -> None:
+        """Take the last pending changes off again, which were not stored after all."""
+        for _ in range(count):
+            change, undo = self._pending.pop()
+            undo()
+            self._counters[change.origin] = change.counter - 1
+
     def admit(self, entries: Sequence[Admitted]) -> list[Effect]:
         """Fold the next entries of the central log, below what is pending.
 
@@ -185,7 +192,8 @@ def check(change: Change) -> None:
     """Raise `MalformedChange` for a change that can't be folded, so that it is refused before it is stored."""
     probe = Fold()
     probe.pend(change)
-    jsonvalue.decode_each([item.data for item in probe.items])
+    for item in probe.items:
+        jsonvalue.check_depth(jsonvalue.decode(item.data))
 
 
 def fold(admitted: Iterable[Admitted], pending: Iterable[Change] = (), start: Fold | None = None) -> Fold:

@@ -68,7 +68,7 @@ def decode_each(encoded: list[bytes]) -> list[Any]:
     """The values in many JSON bytes; faster than joining them into one array, which would copy them all."""
     try:
         return list(map(_decoder.decode, encoded))
-    except _UNREADABLE:
+    except (*_UNREADABLE, RecursionError):
         return [decode(data) for data in encoded]
 
 
@@ -90,6 +90,12 @@ def split(array: bytes) -> list[bytes]:
     if not isinstance(values, list):
         raise MalformedChange(f"JSON holds a {type(values).__name__} where an array belongs")
     return [encode(value) for value in values]
+
+
+def check_depth(value: Any) -> None:
+    """Raise `MalformedChange` for a value that `encode` would not have taken for its depth."""
+    if _depth(value) > MAX_DEPTH:
+        raise MalformedChange(f"JSON is nested deeper than {MAX_DEPTH} levels")
 
 
 def _surely_shallow(data: bytes) -> bool:

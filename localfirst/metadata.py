@@ -14,7 +14,7 @@ import msgspec
 
 from localfirst import jsonvalue
 from localfirst.change import DELETE, INCREMENT, Change
-from localfirst.errors import MalformedChange
+from localfirst.errors import InvalidItem, MalformedChange
 
 Rule = Literal["last", "first", "merge", "union", "max", "min"]
 RULES: Final[tuple[Rule, ...]] = ("last", "first", "merge", "union", "max", "min")
@@ -111,7 +111,10 @@ def resolve(registers: Mapping[str, Register], change: Change, stamp: Stamp) -> 
     if current is None:
         current = Register(None, Stamp(-1, stamp.origin, 0), DELETE, {})
     seen = current.stamp.origin == stamp.origin or current.stamp.seq <= change.base
-    after = _apply(current, write, stamp, seen, change.base)
+    try:
+        after = _apply(current, write, stamp, seen, change.base)
+    except (InvalidItem, OverflowError):
+        after = current  # Too great or too deep to be a value: on every replica alike.
     if seen or (change.kind == INCREMENT == current.kind):  # Both increments count: nothing was decided.
         return write.key, after, None
     before, winner = _value(current), _value(after)

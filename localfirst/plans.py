@@ -83,8 +83,13 @@ def increment(key: str, by: float) -> Plan:
 
     def plan(fold: Fold) -> list[Step]:
         value = value_of(fold, key)
-        if value is not None and not is_number(jsonvalue.decode(value)):
+        before = 0 if value is None else jsonvalue.decode(value)
+        if not is_number(before):
             raise InvalidItem(f"metadata key {key!r} holds no number, so it can't be incremented")
+        try:
+            jsonvalue.encode(before + by)
+        except OverflowError:
+            raise InvalidItem(f"metadata key {key!r} holds a number that is too great for {by!r} to be added") from None
         return [(INCREMENT, body)]
 
     return plan

@@ -24,6 +24,7 @@ from filelock import FileLock
 from localfirst.connections import Connections
 from localfirst.errors import (
     ConfigurationError,
+    ItemTooLarge,
     StoreBusy,
     StoreClosed,
     StoreCorrupt,
@@ -128,26 +129,30 @@ class Rows:
     def _using(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
         """`execute` of this thread's connection, with errors translated. Hot paths do the same without a generator."""
         try:
-            connection = self._connections.mine()
-            with connection.lock:
+            connection = self._connections.acquire()
+            try:
                 yield connection.sqlite.execute
-        except sqlite3.Error as error:
+            finally:
+                connection.lock.release()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             _translate(error, self.directory)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside is committed at once, or not at all. Keep it small, and never await inside."""
         with self._using() as execute, self._connections.writing:
-            connection = self._connections.mine()
             execute("BEGIN IMMEDIATE")
+            connection = self._connections.acquire()
             try:
                 yield
                 execute("COMMIT")
+                connection.transactions += 1
             except BaseException:
                 if connection.sqlite.in_transaction:
                     execute("ROLLBACK")
                 raise
-            connection.transactions += 1
+            finally:
+                connection.lock.release()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -183,11 +188,13 @@ class Rows:
 
     def insert(self, key: bytes, value: bytes) -> None:
         """Add a row; raises `RowExists` if the key is taken."""
-        connections = self._connections
         try:
-            connection = connections.mine()
-            with connections.writing, connection.lock:
-                connection.sqlite.execute(_INSERT, (key, time.time(), value))
+            connection = self._connections.acquire()
+            try:
+                with self._connections.writing:
+                    connection.sqlite.execute(_INSERT, (key, time.time(), value))
+            finally:
+                connection.lock.release()
         except sqlite3.IntegrityError:
             raise RowExists from None
         except sqlite3.Error as error:
@@ -222,7 +229,10 @@ class Rows:
         query = "SELECT DISTINCT substr(key, 1, ?) FROM Cache WHERE rowid > ? AND rowid <= ? AND key >= ? AND key < ?"
         last = self.last_row()
         with self._using() as execute:
-            return {prefix for (prefix,) in execute(query, (length, rowid, last, lower, upper))}, last
+            found = {prefix for (prefix,) in execute(query, (length, rowid, last, lower, upper))}
+        if not all(isinstance(prefix, bytes) and len(prefix) == length for prefix in found):
+            raise StoreCorrupt(f"{self.directory} holds a key that localfirst did not write")
+        return found, last
 
     def measure(self, lower: bytes, upper: bytes) -> tuple[int, int, float]:
         """How many rows have lower <= key < upper, the bytes of their values, and the Unix time of the oldest."""
@@ -239,9 +249,11 @@ class Rows:
     def version(self) -> tuple[int, tuple[int, int]]:
         """Names this thread's connection, and a state that changes with every commit but its own single inserts."""
         try:
-            connection = self._connections.mine()
-            with connection.lock:
+            connection = self._connections.acquire()
+            try:
                 number = connection.sqlite.execute("PRAGMA data_version").fetchone()[0]
+            finally:
+                connection.lock.release()
         except sqlite3.Error as error:
             _translate(error, self.directory)
         return connection.serial, (number, connection.transactions)
@@ -290,16 +302,20 @@ def _prepare_directory(directory: Path) -> None:
         os.close(os.open(directory / DBNAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         raise ConfigurationError(f"{directory} or its parent is a file: pass a path where a directory can be") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"{directory} can't be created or written ({error.strerror}): pass another path, or change its permissions"
+            f"{directory} can't be created or written ({error}): pass another path, or change its permissions"
         ) from error
 
 
-def _translate(error: sqlite3.Error, directory: Path) -> NoReturn:
+def _translate(error: Exception, directory: Path) -> NoReturn:
     text = str(error)
     if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
         raise StoreClosed(f"{directory} was closed during the call: open it again") from error
+    if "too big" in text:
+        raise ItemTooLarge(
+            f"more than {directory} can hold in one row ({text}); nothing of this call was stored"
+        ) from error
     if "locked" in text or "busy" in text:
         raise StoreBusy(
             f"{directory} is locked by another process; nothing of this call was stored: try again"

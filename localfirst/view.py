@@ -20,6 +20,7 @@ from localfirst.fold import Effect, Fold
 from localfirst.log import Head, Log, Page, SessionKey
 
 DEFAULT_VIEWS_BYTES: Final = 64 * 2**20
+_CONNECTIONS: Final = 64  # Of which a view remembers what it has checked.
 _ITEM_OVERHEAD: Final = 200  # What an item costs in memory beside its own bytes.
 
 Step = tuple[str, bytes]
@@ -76,6 +77,8 @@ class View:
                 raise
         self.loaded = True
         if until is None:
+            if len(self._checked) > _CONNECTIONS:
+                self._checked.clear()
             self._checked[serial] = version
         return self.fold
 
@@ -84,19 +87,42 @@ class View:
         with self.lock:
             if fresh or not self.loaded:
                 self.refresh()
-            while True:
-                changes = self._number(plan(self.fold))
-                if not changes:
-                    return []
-                if not self._exists:
-                    self._log.create(self._key, self._head)
-                    self._exists = True
-                if self._log.append(self._key, changes):
-                    break
-                self.refresh()  # Another process or thread was faster.
+            while changes := self._number(plan(self.fold)):
+                if self._commit(changes):
+                    return changes
+                self._catch_up()
+            return []
+
+    def _commit(self, changes: list[Change]) -> bool:
+        """Fold, then store: what can't be folded is never stored. False: another process or thread was faster."""
+        if not self._exists:
+            self._log.create(self._key, self._head)
+            self._exists = True
+        done = 0
+        try:
             for change in changes:
-                self._show(change)
-            return changes
+                self.fold.pend(change)
+                done += 1
+            if self._log.append(self._key, changes):
+                self._counter = changes[-1].counter
+                self.size += sum(len(change.body) + _ITEM_OVERHEAD for change in changes)
+                return True
+        except LocalFirstError:
+            self.fold.retract(done)
+            raise
+        except BaseException:
+            self._forget()  # Interrupted: only the disk knows whether it was stored.
+            raise
+        self.fold.retract(done)
+        return False
+
+    def _catch_up(self) -> None:
+        """Read what took our counter; own inserts do not show in a version."""
+        taken = self._counter
+        self._checked.clear()
+        self.refresh()
+        if self._counter <= taken:
+            raise StoreCorrupt(f"session {self._head.session_id!r}: change {taken + 1} is on disk and can't be read")
 
     @property
     def exists(self) -> bool:
@@ -111,7 +137,10 @@ class View:
     def updated_at(self) -> datetime | None:
         """When the newest change was made, by its author's clock."""
         ms = unpack_ms(self.fold.time)
-        return datetime.fromtimestamp(ms / 1000, timezone.utc) if ms else None
+        try:
+            return datetime.fromtimestamp(ms / 1000, timezone.utc) if ms else None
+        except (OverflowError, ValueError, OSError):
+            return None  # A clock that nobody has.
 
     def _number(self, steps: Sequence[Step]) -> list[Change]:
         base, now = self.fold.seq, self._clock.now

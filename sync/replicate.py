@@ -36,6 +36,9 @@ PULL_BYTES: Final = 1 << 18
 
 T = TypeVar("T")
 
+MOST_MS: Final = 1 << 45
+"""Unix milliseconds in the year 3084: no clock shows more."""
+
 _logger = logging.getLogger("localfirst.sync")
 
 
@@ -322,6 +325,8 @@ class Replicator:
             if entry.seq != place:
                 raise MalformedChange(f"the central log has seq {entry.seq} where {place} belongs")
             change = decode_change(entry.data)
+            if not 0 <= entry.admitted_at < MOST_MS:
+                raise MalformedChange(f"the central log admitted seq {place} at an impossible time")
             if change.origin == self._replica_id:
                 acked = change.counter
                 _add_own(page.own, Admitted(entry.seq, entry.admitted_at, change))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
 import sys
 from io import TextIOWrapper
 from typing import Annotated, Any
@@ -73,4 +76,27 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # What the terminal's encoding lacks is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="localfirst")
+    try:
+        try:
+            app(prog_name="localfirst")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # Here its failure can still be told.
+    except OSError as error:
+        _end(error)
+
+
+def _end(error: OSError) -> None:
+    """What was printed, or a file, can't be written: one line, and no second try when the interpreter ends."""
+    place = error.filename
+    try:
+        sys.stdout.flush()
+    except OSError:
+        place = place or "stdout"
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno != errno.EPIPE:  # Whoever read it has seen enough.
+        what = error.strerror or str(error) or type(error).__name__
+        with contextlib.suppress(OSError):
+            print_error(f"{place}: {what}" if place else what)
+    sys.exit(1)

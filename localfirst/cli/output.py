@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ENDLESS = 10_000
 _STATE_STYLES = {
     "local": "blue",
@@ -56,6 +57,24 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
+def name(text: str) -> str:
+    """An id or a key on one line, with what can't be seen spelled out, so that no two look the same.
+
+    >>> name("user\\n1")
+    'user\\\\n1'
+    """
+    return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things.
+
+    >>> count(1, "item"), count(2, "item")
+    ('1 item', '2 items')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def one_line(text: str, width: int) -> str:
     """The beginning of a text, on one line.
 
@@ -71,13 +90,13 @@ def state_text(state: str) -> Text:
     return Text(state, style=_STATE_STYLES.get(state, ""))
 
 
-def size(count: int) -> str:
+def size(length: int) -> str:
     """Bytes for people.
 
     >>> size(812), size(20_480)
     ('812 B', '20.0 KiB')
     """
-    value = float(count)
+    value = float(length)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from localfirst.cli import stores
 from localfirst.cli.options import AsJson, Namespace, Remote, SessionId, StorePath
-from localfirst.cli.output import ago, console, one_line, plain, print_json, size, state_text
+from localfirst.cli.output import ago, console, count, name, one_line, plain, print_json, size, state_text
 from localfirst.status import SessionInfo
 
 _STYLES = {"user": "bold cyan", "assistant": "bold green", "call": "magenta", "output": "magenta"}
@@ -21,7 +21,9 @@ def ls(
     store: StorePath = None,
     remote: Remote = None,
     namespace: Namespace = "default",
-    prefix: Annotated[str, typer.Option("--prefix", help="Only sessions whose id begins with this.")] = "",
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="TEXT", help="Only sessions whose id begins with this.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """List the sessions of a store.
@@ -44,7 +46,7 @@ def show(
     store: StorePath = None,
     namespace: Namespace = "default",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=0, help="Only the last so many items.", show_default=False)
+        int | None, typer.Option("--limit", metavar="N", min=0, help="Only the last N items.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,13 +64,13 @@ def show(
 def _table(infos: list[SessionInfo]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("session", overflow="fold")
-    for name in ("items", "size", "pending"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("state", "changed"):
-        table.add_column(name, no_wrap=True)
+    for title in ("items", "size", "pending"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("state", "changed"):
+        table.add_column(title, no_wrap=True)
     for info in infos:
         table.add_row(
-            Text(plain(info.session_id)),
+            Text(name(info.session_id)),
             str(info.items),
             size(info.bytes),
             str(info.pending),
@@ -81,13 +83,13 @@ def _table(infos: list[SessionInfo]) -> Table:
 def _print_session(info: SessionInfo, items: list[Any], metadata: dict[str, Any]) -> None:
     out = console()
     waiting = f", {info.pending} pending" if info.pending else ""
-    head = Text(plain(info.session_id), style="bold")
-    out.print(head.append(f"  {info.items} items, {size(info.bytes)}, {info.state}{waiting}", style="dim"))
+    head = Text(name(info.session_id), style="bold")
+    out.print(head.append(f"  {count(info.items, 'item')}, {size(info.bytes)}, {info.state}{waiting}", style="dim"))
     for key, value in metadata.items():
-        out.print(Text.assemble((f"{plain(key)} ", "yellow"), plain(json.dumps(value, ensure_ascii=False))))
+        out.print(Text.assemble((f"{name(key)} ", "yellow"), plain(json.dumps(value, ensure_ascii=False))))
     for item in items:
         kind, text = describe(item)
-        out.print(Text.assemble((f"\n{plain(kind)}\n", _STYLES.get(kind, "bold")), plain(text)))
+        out.print(Text.assemble((f"\n{name(kind)}\n", _STYLES.get(kind, "bold")), plain(text)))
 
 
 def describe(item: Any) -> tuple[str, str]:

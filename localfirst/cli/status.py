@@ -15,8 +15,9 @@ from rich.text import Text
 
 from localfirst.cli import stores
 from localfirst.cli.exits import Exit
+from localfirst.cli.interrupts import interruptible
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
-from localfirst.cli.output import ago, console, duration, plain, print_json, size, state_text
+from localfirst.cli.output import ago, console, count, duration, plain, print_json, size, state_text
 from localfirst.status import StoreStatus
 from localfirst.store import Store
 from sync.leader import is_led
@@ -28,7 +29,9 @@ def status(
     remote: Remote = None,
     namespace: Namespace = "default",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until interrupted.")] = False,
-    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between looks.")] = 1.0,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="Time between looks.")
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Tell how store and central store stand.
@@ -41,7 +44,11 @@ def status(
         def look() -> StoreStatus:
             return _look(opened, remote)
 
-        last = _watch(look, interval, as_json) if watch else _once(look, as_json)
+        if watch:
+            with interruptible():
+                last = _watch(look, interval, as_json)
+        else:
+            last = _once(look, as_json)
     raise typer.Exit(Exit.OK if in_order(last) else Exit.NOT_SYNCED)
 
 
@@ -61,7 +68,8 @@ def _look(store: Store, remote: str | None) -> StoreStatus:
     if led and sync is not None:
         found = _told(found, sync)
     elif remote is not None or sync is not None:
-        found = replace(found, state="connecting" if led else "stopped")
+        last = _utc(sync.last_synced_at) if sync is not None else None
+        found = replace(found, state="connecting" if led else "stopped", last_synced_at=last)
     return replace(found, remote=stores.describe(remote) if remote else None)
 
 
@@ -125,7 +133,7 @@ def _rows(status: StoreStatus) -> list[tuple[str, Text]]:
     age = f", the oldest for {duration(oldest)}" if oldest is not None else ""
     rows = [
         ("state", state_text(status.state)),
-        ("pending", Text(f"{status.pending_changes} changes, {size(status.pending_bytes)}{age}")),
+        ("pending", Text(f"{count(status.pending_changes, 'change')}, {size(status.pending_bytes)}{age}")),
         ("synced", Text(ago(status.last_synced_at))),
         ("remote", Text(plain(status.remote or "not named"))),
         ("store", Text(plain(status.path))),
@@ -134,7 +142,7 @@ def _rows(status: StoreStatus) -> list[tuple[str, Text]]:
     if status.clock_offset is not None:
         rows.insert(3, ("clock", Text(f"central store {status.clock_offset:+.3f} s")))
     if status.quarantined:
-        rows.insert(1, ("quarantined", Text(f"{status.quarantined} sessions", style="bold red")))
+        rows.insert(1, ("quarantined", Text(count(status.quarantined, "session"), style="bold red")))
     if status.last_error:
         rows.insert(1, ("error", Text(plain(status.last_error), style="red")))
     return rows
@@ -143,8 +151,10 @@ def _rows(status: StoreStatus) -> list[tuple[str, Text]]:
 def line(status: StoreStatus) -> Text:
     """A status on one line, for logs."""
     text = Text.assemble(
-        time.strftime("%H:%M:%S "), state_text(status.state), f", {status.pending_changes} changes pending"
+        time.strftime("%H:%M:%S "),
+        state_text(status.state),
+        f", {count(status.pending_changes, 'change')} pending",
     )
     if status.quarantined:
-        text.append(f", {status.quarantined} sessions quarantined")
+        text.append(f", {count(status.quarantined, 'session')} quarantined")
     return text.append(f": {' '.join(plain(status.last_error).split())}") if status.last_error else text

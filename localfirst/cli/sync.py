@@ -15,8 +15,9 @@ import typer
 import localfirst
 from localfirst.cli import stores
 from localfirst.cli.exits import Exit
+from localfirst.cli.interrupts import interruptible
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
-from localfirst.cli.output import console, print_error, print_json
+from localfirst.cli.output import console, count, print_error, print_json
 from localfirst.cli.status import line
 from localfirst.status import StoreStatus
 
@@ -29,7 +30,10 @@ def sync(
     namespace: Namespace = "default",
     once: Annotated[bool, typer.Option("--once", help="Send what is pending, fetch what is new, and exit.")] = False,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0, help="Seconds that --once may take, or the last flush at the end.")
+        float,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0, help="How long --once may take, or the last flush at the end."
+        ),
     ] = 30.0,
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +46,8 @@ def sync(
     if remote is None:
         raise typer.BadParameter("name the central store by --remote or $LOCALFIRST_REMOTE", param_hint="--remote")
     if once:
-        _sync_once(stores.home(store), remote, namespace, timeout, as_json)
+        with interruptible():
+            _sync_once(stores.home(store), remote, namespace, timeout, as_json)
     else:
         _sync_on(stores.home(store), remote, namespace, timeout, as_json)
 
@@ -73,7 +78,8 @@ def _sync_on(path: Path, remote: str, namespace: str, timeout: float, as_json: b
     with stores.to_read(path, namespace) as left:
         pending = left.status().pending_changes
     if pending:
-        print_error(f"stopped with {pending} changes pending; they stay in {path} and go up at the next sync")
+        waiting = count(pending, "change")
+        print_error(f"stopped with {waiting} pending; what is pending stays in {path} and goes up at the next sync")
         raise typer.Exit(Exit.NOT_SYNCED)
 
 

@@ -12,7 +12,7 @@ import typer
 from localfirst import jsonvalue
 from localfirst.cli import stores
 from localfirst.cli.options import AsJson, Namespace, SessionId, StorePath
-from localfirst.cli.output import plain, print_json
+from localfirst.cli.output import count, name, print_json
 from localfirst.errors import InvalidItem, LocalFirstError, MalformedChange
 from localfirst.export import read_export
 
@@ -23,6 +23,7 @@ def export_session(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.", show_default=False),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if there is one.")] = False,
     store: StorePath = None,
     namespace: Namespace = "default",
 ) -> None:
@@ -32,11 +33,13 @@ def export_session(
     """
     with stores.to_read(store, namespace) as opened:
         stores.find(opened, session)
-        document = encode(opened.session(session).export())
+        export = opened.session(session).export()
+        document = encode(export)
     if output is None or str(output) == "-":
         typer.echo(document, nl=False)
     else:
-        _write(output, document)
+        _write(output, document, force)
+        typer.echo(f"{_amount(export['items'], export['metadata'])} of {name(session)} written to {output}", err=True)
 
 
 def import_session(
@@ -64,12 +67,16 @@ def import_session(
     if as_json:
         print_json({"session_id": session_id, "items": len(items), "metadata": len(metadata)})
     else:
-        typer.echo(f"{len(items)} items and {len(metadata)} metadata keys were added to {plain(session_id)}")
+        typer.echo(f"{_amount(items, metadata)} added to {name(session_id)}")
+
+
+def _amount(items: list[Any], metadata: dict[str, Any]) -> str:
+    return f"{count(len(items), 'item')} and {count(len(metadata), 'metadata key')}"
 
 
 def encode(export: dict[str, Any]) -> bytes:
     """An export as JSON with one item a line. Value by value through `jsonvalue`, whose round trip is exact."""
-    fields = {name: jsonvalue.encode(value) for name, value in export.items() if name not in ("metadata", "items")}
+    fields = {key: jsonvalue.encode(value) for key, value in export.items() if key not in ("metadata", "items")}
     metadata = {key: jsonvalue.encode(value) for key, value in export["metadata"].items()}
     items = b",\n".join(jsonvalue.encode(item) for item in export["items"])
     parts = [*_members(fields), b'"metadata":{%b}' % b",".join(_members(metadata)), b'"items":[\n%b\n]' % items]
@@ -81,20 +88,27 @@ def _members(encoded: dict[str, bytes]) -> list[bytes]:
 
 
 def _read(file: Path) -> Any:
+    source = "stdin" if str(file) == "-" else str(file)
     try:
         document = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise LocalFirstError(f"{file} can't be read: {error.strerror}") from error
+        raise LocalFirstError(f"{source} can't be read: {error.strerror}") from error
+    if not document.strip():
+        raise InvalidItem(f"{source} is empty; nothing was imported")
     try:
         return jsonvalue.decode(document)
     except MalformedChange as error:
-        raise InvalidItem(f"{file} holds no export: {error}; nothing was imported") from error
+        raise InvalidItem(f"{source} holds no export: {error}; nothing was imported") from error
 
 
-def _write(file: Path, document: bytes) -> None:
+def _write(file: Path, document: bytes, force: bool) -> None:
+    special = file.exists() and not file.is_file()  # A pipe or a device holds nothing to lose.
+    how = os.O_TRUNC if force or special else os.O_EXCL
     try:
         # Conversations are private: a new file is for its owner only.
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | how, 0o600), "wb") as opened:
             opened.write(document)
+    except FileExistsError:
+        raise LocalFirstError(f"{file} is there already: overwrite it by --force, or name another") from None
     except OSError as error:
         raise LocalFirstError(f"{file} can't be written: {error.strerror}") from error

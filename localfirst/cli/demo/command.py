@@ -18,7 +18,8 @@ from localfirst.cli.demo.outage import Outage, ServerStopped, StoresDetached
 from localfirst.cli.demo.play import Result, play
 from localfirst.cli.demo.screen import Screen, screen_for
 from localfirst.cli.exits import Exit
-from localfirst.cli.output import console, latency
+from localfirst.cli.interrupts import interruptible
+from localfirst.cli.output import console, count, latency
 from localfirst.errors import LocalFirstError
 from localfirst.testing.servers import PostgresServer, RedisServer, ServerError, ServerProcess
 
@@ -52,10 +53,11 @@ def demo(
         raise typer.BadParameter("is for servers of the demo's own: leave out --remote", param_hint="--servers")
     out = console()
     screen = screen_for(out)
-    if servers:
-        results = [_play_on_server(make, namespace, screen) for make in (RedisServer, _postgres)]
-    else:
-        results = [_play_on(remote, namespace, screen)]
+    with interruptible():
+        if servers:
+            results = [_play_on_server(make, namespace, screen) for make in (RedisServer, _postgres)]
+        else:
+            results = [_play_on(remote, namespace, screen)]
     equal = all(result.equal for result in results)
     if servers:
         out.print(_verdict(equal, "both replicas are equal, on Redis and on Postgres" if equal else "see above"))
@@ -111,7 +113,7 @@ def _print_result(result: Result, out: Console) -> None:
 
 def _conclusion(result: Result) -> Text:
     if result.equal:
-        return _verdict(True, f"both replicas are equal: {result.items} items and all metadata")
+        return _verdict(True, f"both replicas are equal: {count(result.items, 'item')} and all metadata")
     wrong = {
         "the items differ": result.same_items,
         "the metadata differ": result.same_metadata,

@@ -1,0 +1,5 @@
+"""`python -m localfirst` is `localfirst`."""
+
+from localfirst.cli import main
+
+main()
