@@ -56,7 +56,7 @@ def verdict(report: Report) -> str:
     missed = [check["name"] for check in aimed if not check["met"]]
     hedge = " A quick run is too short to tell." if report["settings"]["quick"] else ""
     if not missed:
-        return f"Measured. All {len(aimed)} figures aimed at were seen on this machine.{hedge}"
+        return f"Measured. Every figure aimed at was seen on this machine.{hedge}"
     seen = len(aimed) - len(missed)
     return (
         f"Measured. {seen} of {len(aimed)} figures aimed at were seen on this machine; not: {'; '.join(missed)}.{hedge}"

@@ -158,7 +158,7 @@ _forking: list[object] = []
 
 
 def _before_fork() -> None:
-    quiet = Connections._none_open()  # noqa: SLF001 - of this module
+    quiet = Connections._none_open()
     quiet.__enter__()
     _forking.append(quiet)
 

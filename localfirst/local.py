@@ -73,8 +73,9 @@ class Local:
 
     async def write_soon(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
         """As `write`; a busy directory is waited for off the event loop."""
-        self.check_open()
-        await self._writer.run(partial(self._write, key, session_id, plan, fresh))
+        costly = self.view(key, session_id).is_costly()
+        run = self._writer.run_aside if costly else self._writer.run
+        await run(partial(self._write, key, session_id, plan, fresh))
 
     def _write(self, key: SessionKey, session_id: str, plan: Plan, fresh: bool) -> None:
         if self.view(key, session_id).write(plan, fresh=fresh) and self.wrote is not None:
@@ -84,6 +85,11 @@ class Local:
         """Make a session known on this disk, so that it comes when another replica writes to it."""
         self.check_open()
         patiently(partial(self.log.create, key, Head(self._namespace, session_id)))
+
+    async def follow_soon(self, key: SessionKey, session_id: str) -> None:
+        """As `follow`; a busy directory is waited for off the event loop."""
+        self.check_open()
+        await self._writer.run(partial(self.log.create, key, Head(self._namespace, session_id)))
 
     def sessions(self, prefix: str) -> Iterator[tuple[SessionKey, str]]:
         """The sessions that are known on this disk and whose id begins with a prefix, in the order of their ids."""

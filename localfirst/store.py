@@ -297,7 +297,9 @@ class Store:
         if host is None or view.hydrated:
             return
         self._local.read(key, session_id, lambda fold: fold.seq)
-        if self._must_ask(view, host, key, timeout) and host.may_wait_here():
+        if not view.exists:
+            self._local.follow(key, session_id)
+        if _must_ask(view, host, timeout) and host.may_wait_here():
             try:
                 wait(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
             except LocalFirstError as error:
@@ -310,7 +312,9 @@ class Store:
         if host is None or view.hydrated:
             return
         await self._local.read_soon(key, session_id, lambda fold: fold.seq)
-        if self._must_ask(view, host, key, timeout):
+        if not view.exists:
+            await self._local.follow_soon(key, session_id)
+        if _must_ask(view, host, timeout):
             try:
                 await wait_soon(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
             except LocalFirstError as error:
@@ -321,12 +325,6 @@ class Store:
         """Let a session come when another replica writes to it, also if none did yet."""
         if self._host is not None:
             self._local.follow(key, session_id)
-
-    def _must_ask(self, view: View, host: Host, key: SessionKey, timeout: float) -> bool:
-        if not view.exists:
-            self._follow(key, view.head.session_id)
-        view.hydrated = view.head.generation is not None or not host.fetches
-        return not view.hydrated and timeout > 0 and host.status.state not in ("offline", "blocked")
 
     def _info(self, key: SessionKey, session_id: str) -> SessionInfo:
         view = self._local.view(key, session_id)
@@ -353,10 +351,14 @@ class Store:
         self._synced[key] = time.time()
         if not self._listeners.any_for(key):
             return
-        for event, arguments in self._local.news(key, before):
-            self._listeners.emit(key, after.session_id, event, *arguments)
+        news = self._local.news(key, before)
         if after.acked > before.acked and after.acked >= self._local.log.last_counter(key):
-            self._listeners.emit(key, after.session_id, SessionEvent.SYNCED)
+            news.append((SessionEvent.SYNCED, ()))
+        for event, arguments in news:
+            try:
+                self._listeners.emit(key, after.session_id, event, *arguments)
+            except BaseException:  # Of a callback; an exit that it asks for can't be had in this thread.
+                _logger.exception("a callback for %s raised in the sync worker; it is ignored", event.name)
 
     # Inside.
 
@@ -461,6 +463,12 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+def _must_ask(view: View, host: Host, timeout: float) -> bool:
+    """Whether a session that is read for the first time may be in the central store, and could be had from there."""
+    view.hydrated = view.head.generation is not None or not host.fetches
+    return not view.hydrated and timeout > 0 and host.status.state not in ("offline", "blocked")
 
 
 def _utc(timestamp: float | None) -> datetime | None:

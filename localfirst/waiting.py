@@ -21,12 +21,19 @@ def wait(future: Future[None], timeout: float | None, what: Callable[[], str]) -
             raise
         future.cancel()
         raise SyncTimeout(f"after {timeout} s, {what()}") from None
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
 
 
 async def wait_soon(future: Future[None], timeout: float | None, what: Callable[[], str]) -> None:
     """As `wait`, without blocking the event loop."""
     waiting = asyncio.wrap_future(future)
-    done, _ = await asyncio.wait([waiting], timeout=timeout)
+    try:
+        done, _ = await asyncio.wait([waiting], timeout=timeout)
+    except asyncio.CancelledError:
+        waiting.cancel()
+        raise
     if waiting.cancelled():
         raise StoreClosed("the store was closed while a call waited for the central store")
     if not done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
-from localfirst.errors import ConfigurationError
+from localfirst.errors import ConfigurationError, StoreClosed
 from sync.status import SyncStatus
 from sync.tasks import end
 from sync.worker import Worker
@@ -30,18 +31,25 @@ class Host(ABC):
 
     def __init__(self) -> None:
         self._requests: weakref.WeakSet[Future[None]] = weakref.WeakSet()
+        self._submitting = threading.Lock()
+        self._closing = False
 
     def submit(self, request: Request) -> Future[None]:
         """Start a request. Cancelling the future stops it."""
-        future = self._begin(request)
-        self._requests.add(future)
-        return future
+        with self._submitting:
+            if self._closing:
+                raise StoreClosed("the store is being closed: open it again")
+            future = self._begin(request)
+            self._requests.add(future)
+            return future
 
     @abstractmethod
     def _begin(self, request: Request) -> Future[None]: ...
 
     def cancel_requests(self) -> None:
-        """Nobody shall wait for what will not come any more."""
+        """Take no more, and let nobody wait for what will not come."""
+        with self._submitting:
+            self._closing = True
         for future in list(self._requests):
             future.cancel()
 
@@ -98,11 +106,22 @@ class ThreadHost(Host):
         self._forked = self._awake = False
         self._worker = self._make()
         started = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(started)), name="localfirst-sync", daemon=True
-        )
+        failed: list[Exception] = []
+        self._thread = threading.Thread(target=self._main, args=(started, failed), name="localfirst-sync", daemon=True)
         self._thread.start()
         started.wait()
+        if failed:
+            raise ConfigurationError(f"the sync worker can't be started: {failed[0]}") from failed[0]
+
+    def _main(self, started: threading.Event, failed: list[Exception]) -> None:
+        try:
+            asyncio.run(self._serve(started))
+        except Exception as error:
+            failed.append(error)
+            if started.is_set():
+                raise
+        finally:
+            started.set()
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
@@ -146,11 +165,14 @@ class ThreadHost(Host):
         if self._forked or not self._thread.is_alive():
             return
         self.cancel_requests()
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with contextlib.suppress(RuntimeError):  # It has ended by itself.
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(_PATIENCE)
+        self.cancel_requests()  # What the loop had not begun when it ended.
 
     def forked(self) -> None:
         self._forked = True
+        self._submitting = threading.Lock()
 
     def _revive(self) -> None:
         """In a child process, a new thread starts when it is first needed: most children never sync."""
@@ -169,6 +191,7 @@ class TaskHost(Host):
             raise ConfigurationError(
                 'worker="task" needs a running event loop: open the store in a coroutine, or take worker="thread"'
             ) from None
+        self._pid = os.getpid()
         self._worker = make()
         self._life = self._loop.create_task(self._worker.run(), name="localfirst-sync")
 
@@ -199,7 +222,7 @@ class TaskHost(Host):
 
     @property
     def runs(self) -> bool:
-        return self._loop.is_running()
+        return self._loop.is_running() and self._pid == os.getpid()
 
     def close(self) -> None:
         self.cancel_requests()

@@ -7,6 +7,7 @@ the pull by cursor. Nothing here knows when a round is due, or retries one.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,13 +17,15 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from localfirst.change import EMPTY_DIGEST, Admitted, decode_change, extend_digest, extend_digest_by, new_id
-from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected, StoreCorrupt
+from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected, RemoteUnavailable, StoreCorrupt
 from localfirst.fold import check
 from localfirst.log import Foreign, Head, Log, OwnRange, Page, SessionKey, session_key
 from sync.central.base import CentralStore, LogEntry, Pulled, Pushed, PushStatus, Run, Want
 from sync.central.base import Head as RemoteHead
 from sync.retry import patiently
 
+RESYNC_TRIES: Final = 5
+"""How often a log is filled again, if others change it meanwhile."""
 RUN_CHANGES: Final = 500
 """Changes of one session in one push."""
 BATCH_SESSIONS: Final = 100
@@ -139,6 +142,7 @@ class Replicator:
         """Returns those that only a pull can settle."""
         batches: list[_Batch] = []
         for place, key in enumerate(keys):
+            await asyncio.sleep(0)  # The loop may be an application's.
             if (batch := await self._pending(key)) is not None:
                 batches.append(batch)
             if sum(batch.size for batch in batches) >= PUSH_BYTES:
@@ -220,6 +224,7 @@ class Replicator:
                 await self._pull([key], result)
             return
         for (key, head), pulled in zip(heads, pages, strict=True):
+            await asyncio.sleep(0)  # The loop may be an application's.
             await self._guarded(key, result, self._settle_pull(key, head, pulled, result))
 
     async def _settle_pull(self, key: SessionKey, head: Head, pulled: Pulled, result: Round) -> None:
@@ -254,13 +259,17 @@ class Replicator:
             head.session_id,
         )
         known = await self._admitted(key)
-        while True:
+        for _ in range(RESYNC_TRIES):
             entries, remote = await self._pull_all(head.session_id)
             counters = _counters(entries)
             lacking = [change for change in known if change.counter > counters.get(change.origin, 0)]
             if not lacking:
                 break
             await self._push_lacking(head.session_id, lacking)
+        else:
+            raise RemoteRejected(
+                f"session {head.session_id!r}: the central store takes what its log lacks and does not show it"
+            )
         page, acked = await self._page(key, 0, entries)
         digest = extend_digest(EMPTY_DIGEST, [entry.data for entry in entries])
         if remote is not None and digest != remote.digest:  # Reading it again would end the same way, for ever.
@@ -312,10 +321,9 @@ class Replicator:
                 part = stretch[start : start + RUN_CHANGES]
                 run = Run(session_id, generation, True, origin, part[0].counter, [change.data for change in part])
                 (outcome,) = await self._central.push([run])
-                if outcome.status is not PushStatus.OK:
-                    raise RemoteRejected(
-                        f"session {session_id!r}: changes of {origin} from {part[0].counter} on were refused"
-                        f" ({outcome.status.value}, it has {outcome.acked})"
+                if outcome.status is not PushStatus.OK:  # It lost its log once more: begin again.
+                    raise RemoteUnavailable(
+                        f"session {session_id!r}: the central log changed while it was filled again; it is tried anew"
                     )
 
     async def _page(self, key: SessionKey, after: int, entries: Sequence[LogEntry]) -> tuple[Page, int]:

@@ -97,15 +97,14 @@ class Worker:
 
     async def run(self) -> None:
         """Lead, or wait to lead, until cancelled."""
-        while not self._leadership.take():  # noqa: ASYNC110 - no event tells that another process ended
+        while not await self._safely(self._lead):  # noqa: ASYNC110 - no event tells that another process ended
             await asyncio.sleep(LEAD_INTERVAL)
         self._watching = asyncio.create_task(self._watch(), name="localfirst-watch")
         try:
-            self._seen_row = await patiently(self._log.rows.last_row)
-            self._dirty = await patiently(self._waiting)
+            while not await self._safely(self._begin):
+                pass
             while True:
-                await self._turn_safely()
-                await self._wait()
+                await self._safely(self._live)
         finally:  # Nothing is awaited here: a second cancellation must not keep the next leader waiting.
             self._watching.cancel()
             self._leadership.release()
@@ -126,6 +125,8 @@ class Worker:
         """Return when what is in the central store now (of one session, or all) is here."""
         if session_id is None:
             await self._insist(self._pull_everything)
+            for error in self.quarantine.values():
+                raise error
         else:
             await self._insist(lambda: self._pull_one(session_id))
 
@@ -145,17 +146,32 @@ class Worker:
 
     # The life of the leader.
 
-    async def _turn_safely(self) -> None:
-        """One turn, whatever happens in it. Nothing but cancellation ends the worker."""
+    async def _safely(self, step: Callable[[], Awaitable[bool]]) -> bool:
+        """A step, whatever happens in it: nothing but cancellation ends the worker. False: it was not done."""
         try:
-            await self._insist(self._turn)
-            await self._maintain()
-        except LocalFirstError:
-            await self._nap(random.uniform(0.5, 1.0) * LONGEST_WAIT)  # In status already; somebody must act.
+            return await step()
+        except LocalFirstError as error:
+            self._failed(error)  # Somebody must act, or a disk must heal.
         except Exception as error:
             _logger.exception("sync of %s failed; it goes on", self._directory)
             self._failed(error)
-            await self._nap(random.uniform(0.5, 1.0) * LONGEST_WAIT)
+        await self._nap(random.uniform(0.5, 1.0) * LONGEST_WAIT)
+        return False
+
+    async def _lead(self) -> bool:
+        return self._leadership.take()
+
+    async def _begin(self) -> bool:
+        """Find what is pending since before this worker began."""
+        self._seen_row = await patiently(self._log.rows.last_row)
+        self._dirty = await patiently(self._waiting)
+        return True
+
+    async def _live(self) -> bool:
+        await self._insist(self._turn)
+        await self._maintain()
+        await self._wait()
+        return True
 
     async def _turn(self) -> None:
         now = time.monotonic()
@@ -257,7 +273,8 @@ class Worker:
                     self._identified = True
                 await work()
             except LocalFirstError as error:
-                self._failed(error)
+                if not any(error is known for known in self.quarantine.values()):
+                    self._failed(error)  # One bad session says nothing of the store.
                 raise
             self.status.went_well()
             self._tell()

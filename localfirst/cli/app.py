@@ -80,23 +80,24 @@ def run() -> None:
         try:
             app(prog_name="localfirst")
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # Here its failure can still be told.
+            _flush()  # Here its failure can still be told.
     except OSError as error:
         _end(error)
 
 
+def _flush() -> None:
+    if sys.stdout is not None:  # As it is in a process that was started without.
+        sys.stdout.flush()
+
+
 def _end(error: OSError) -> None:
     """What was printed, or a file, can't be written: one line, and no second try when the interpreter ends."""
-    place = error.filename
     try:
-        sys.stdout.flush()
+        _flush()
     except OSError:
-        place = place or "stdout"
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno != errno.EPIPE:  # Whoever read it has seen enough.
         what = error.strerror or str(error) or type(error).__name__
         with contextlib.suppress(OSError):
-            print_error(f"{place}: {what}" if place else what)
+            print_error(f"{error.filename or 'input or output failed'}: {what}")
     sys.exit(1)

@@ -35,7 +35,7 @@ _STATE_STYLES = {
 def console() -> Console:
     """Where results go. Made when it is needed: tests and pipes replace stdout."""
     # Nothing is folded for a file or a pipe: whoever reads it goes by lines.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _ENDLESS)
+    return Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else _ENDLESS)
 
 
 def print_json(value: Any) -> None:

@@ -90,14 +90,20 @@ def test_shows_the_same_as_a_page_and_on_the_terminal(run: tuple[Path, str], rep
     for text in (page, printed):
         assert "SQLiteSession" in text
         assert "bare msgspec decoding of one array" in text
-    assert verdict(report).split(".")[0][:40] in printed
+    assert verdict(report)[:40] in printed
+    assert f"Written: {path}" in printed
 
 
 def test_verdict_names_what_is_missed() -> None:
     missed, met = Check("slow", True, 2.0, [1.0, 3.0, 4.0]), Check("fast", False, 2.0, [2.0])
     report = {"settings": {"quick": False}, "checks": [missed.summary(), met.summary()]}
-    assert verdict(report) == "1 of the figures are missed: slow."
-    assert verdict({**report, "checks": [met.summary()]}) == "All figures are met."
+    assert verdict(report) == "Measured. 1 of 2 figures aimed at were seen on this machine; not: slow."
+    assert verdict({**report, "checks": [met.summary()]}) == "Measured. Every figure aimed at was seen on this machine."
+
+
+def test_results_are_ignored_and_cleaned_away() -> None:
+    assert "benchmarks/results/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "benchmarks/results" in (ROOT / "Makefile").read_text(encoding="utf-8").split("\nclean:")[1].split("find")[0]
 
 
 async def test_measure_stops_in_time_but_not_before_a_few_calls() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,11 @@ def eventually(holds: Callable[[], Any], seconds: float = 15.0) -> None:
         time.sleep(0.02)
 
 
+def deaf(*arguments: str) -> list[str]:
+    """A command that inherits SIGINT as ignored, as the jobs of a shell script do."""
+    return ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "localfirst", *arguments]
+
+
 def error_of(result: Result) -> str:
     """The one line on stderr of a command that failed."""
     assert isinstance(result.exception, SystemExit)
@@ -110,6 +117,17 @@ def test_help_lists_the_commands_there_are_and_their_exit_codes(run: Invoke) -> 
 
 def test_version(run: Invoke) -> None:
     assert run("--version").output == f"localfirst {localfirst.__version__}\n"
+
+
+def test_is_a_module_too() -> None:
+    command = [sys.executable, "-m", "localfirst", "--version"]
+    assert subprocess.check_output(command, text=True) == f"localfirst {localfirst.__version__}\n"
+
+
+def test_help_names_what_an_option_takes_in_words(run: Invoke) -> None:
+    for command, taken in (("ls", "--prefix TEXT"), ("show", "--limit N"), ("status", "--interval SECONDS")):
+        assert taken in run(command, "--help").output
+    assert "--timeout SECONDS" in run("sync", "--help").output
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
@@ -194,6 +212,50 @@ def test_what_sessions_hold_can_not_control_the_terminal(run: Invoke, tmp_path: 
     assert "[bold]not markup[/bold]" in text
 
 
+def test_no_two_ids_look_the_same_and_none_takes_two_lines(run: Invoke, tmp_path: Path) -> None:
+    with localfirst.open(tmp_path / "store") as store:
+        for session_id in ("a\nb", "a\tb", "a\x01b", "a\u2028b"):
+            store.session(session_id).set("k\n", 1)
+    _, *lines = run("ls", "--store", tmp_path / "store").output.splitlines()
+    assert {line.split()[0] for line in lines} == {r"a\nb", r"a\tb", r"a\x01b", r"a\u2028b"}
+    title, metadata = run("show", "a\nb", "--store", tmp_path / "store").output.splitlines()
+    assert title.startswith(r"a\nb  0 items")
+    assert metadata == r"k\n 1"
+
+
+def test_one_of_a_thing_is_not_many(run: Invoke, home: Path, tmp_path: Path) -> None:
+    with localfirst.open(tmp_path / "one") as store:
+        store.session("s").add_message("user", "Hi")
+    assert "1 item, " in run("show", "s", "--store", tmp_path / "one").output
+    assert "1 change, " in run("status", "--store", tmp_path / "one").output
+    assert "4 changes, " in run("status", "--store", home).output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", [["show", "user-1"], ["ls"], ["ls", "--json"], ["export", "user-1"], ["--help"]])
+def test_output_that_nobody_can_take(command: list[str], home: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "localfirst", *command],
+            env=os.environ | {"LOCALFIRST_HOME": str(home)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "localfirst: input or output failed: No space left on device\n")
+
+
+def test_a_reader_that_has_seen_enough(home: Path) -> None:
+    command = [sys.executable, "-m", "localfirst", "show", "user-1", "--store", str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(10) == 1
+
+
 def test_looking_sends_nothing_even_on_closing(run: Invoke, home: Path, tmp_path: Path, central: str) -> None:
     environment = {"LOCALFIRST_REMOTE": central}
     for command in (["ls"], ["status"], ["show", "user-1"], ["export", "user-1"]):
@@ -228,6 +290,19 @@ def test_status_tells_what_the_process_that_syncs_knows(run: Invoke, home: Path,
     assert found["last_synced_at"].endswith("+00:00")
 
 
+def test_status_tells_when_it_was_synced_after_the_process_that_did_has_ended(
+    run: Invoke, home: Path, central: str
+) -> None:
+    with localfirst.open(home, remote=central) as store:
+        store.flush(10)
+        synced = store.status().last_synced_at
+    found = json.loads(run("status", "--store", home, "--json").output)
+    assert synced is not None
+    assert (found["state"], found["pending_changes"]) == ("stopped", 0)
+    assert abs((datetime.fromisoformat(found["last_synced_at"]) - synced).total_seconds()) < 10
+    assert "never" not in run("status", "--store", home).output
+
+
 def test_status_while_the_central_store_is_away_shows_no_password(run: Invoke, home: Path) -> None:
     with localfirst.open(home, remote=UNREACHABLE) as store:
         eventually(lambda: store.status().state == "offline")
@@ -238,13 +313,24 @@ def test_status_while_the_central_store_is_away_shows_no_password(run: Invoke, h
 
 
 def test_status_watch_ends_by_an_interrupt(home: Path) -> None:
-    command = [sys.executable, "-m", "localfirst.cli", "status", "--watch", "--interval", "0.1", "--json"]
-    with subprocess.Popen([*command, "--store", str(home)], stdout=subprocess.PIPE, text=True) as process:
+    command = deaf("status", "--watch", "--interval", "0.1", "--json", "--store", str(home))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = [json.loads(process.stdout.readline()) for _ in range(3)]
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
     assert [status["pending_changes"] for status in found] == [4, 4, 4]
+
+
+def test_demo_ends_by_an_interrupt_and_leaves_nothing(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(deaf("demo"), stdout=pipe, stderr=pipe, env=environment, text=True) as process:
+        until_told(process, "A talks")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (130, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Sync.
@@ -305,6 +391,19 @@ def test_sync_ends_by_a_signal_and_sends_what_is_left(
     assert json.loads(run("status", "--store", home, "--json").output)["pending_changes"] == 0
 
 
+def test_sync_once_ends_by_an_interrupt(home: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        remote = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        command = deaf("sync", "--once", "--timeout", "60", "--store", str(home), "--remote", remote)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+            connection.close()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
 def test_sync_that_ends_with_changes_left_says_so(home: Path) -> None:
     with sync_process("--store", str(home), "--remote", UNREACHABLE, "--timeout", "1", "--json") as process:
         told = until_told(process, '"offline"')
@@ -327,7 +426,9 @@ def test_an_export_comes_back_exactly(run: Invoke, home: Path, tmp_path: Path) -
             session.add_message("user", item)
         expected = session.export()
     file = tmp_path / "odd.json"
-    assert run("export", "odd", "--store", home, "-o", file).exit_code == 0
+    result = run("export", "odd", "--store", home, "-o", file)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"4 items and 0 metadata keys of odd written to {file}\n"
     assert file.stat().st_mode & 0o777 == 0o600
     result = run("import", file, "--session", "copy", "--store", tmp_path / "new", "--json")
     assert json.loads(result.output) == {"session_id": "copy", "items": 4, "metadata": 0}
@@ -352,6 +453,24 @@ def test_what_is_no_export_is_refused(document: str, run: Invoke, tmp_path: Path
     assert result.exit_code == 1
     assert "nothing was imported" in error_of(result)
     assert not (tmp_path / "new").exists()
+
+
+def test_empty_stdin_is_named(run: Invoke, tmp_path: Path) -> None:
+    result = run("import", "-", "--store", tmp_path / "new", input="")
+    assert result.exit_code == 1
+    assert error_of(result) == "localfirst: stdin is empty; nothing was imported"
+
+
+def test_export_overwrites_only_what_it_is_told_to(run: Invoke, home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text("mine")
+    refused = run("export", "user-1", "--store", home, "-o", file)
+    assert refused.exit_code == 1
+    assert "--force" in error_of(refused)
+    assert file.read_text() == "mine"
+    assert run("export", "user-1", "--store", home, "-o", file, "--force").exit_code == 0
+    assert json.loads(file.read_text())["session_id"] == "user-1"
+    assert run("export", "user-1", "--store", home, "-o", "/dev/null").exit_code == 0  # Nothing is lost in there.
 
 
 def test_files_that_can_not_be_read_or_written(run: Invoke, home: Path, tmp_path: Path) -> None:

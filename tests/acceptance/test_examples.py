@@ -99,6 +99,11 @@ def test_fastapi_app_runs_by_itself() -> None:
     assert "ann: You said 'Me again', after 2 earlier messages." in text
 
 
+def test_fastapi_app_serves_without_the_packages_of_test_clients() -> None:
+    code = "import sys; sys.modules |= dict.fromkeys(['httpx', 'httpx2']); from fastapi_app import app; app"
+    subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES, timeout=60, check=True)
+
+
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the FastAPI example, with its lifespan around it."""

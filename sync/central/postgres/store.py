@@ -89,16 +89,21 @@ class PostgresStore(CentralStore):
         async with self._connection() as connection:
             rows = await connection.fetch(QUERIES["push"], self._namespace, *columns(runs))
             results = [Pushed(PushStatus(status), *numbers) for _, status, *numbers in sorted(rows)]
-            moved = [
-                Hint(run.session_id, pushed.generation, pushed.head)
-                for run, pushed in zip(runs, results, strict=True)
-                if pushed.admitted
-            ]
-            if self._address.notify and moved:
-                # Apart from the push: Postgres lets one notifying transaction commit at a time, and this one is short.
-                with suppress(asyncpg.PostgresError):  # A hint may be lost.
-                    await connection.execute(QUERIES["notify"], self._channel, hints.payloads(moved))
+        moved = [
+            Hint(run.session_id, pushed.generation, pushed.head)
+            for run, pushed in zip(runs, results, strict=True)
+            if pushed.admitted
+        ]
+        if self._address.notify and moved:
+            await self._notify(moved)
         return results
+
+    async def _notify(self, moved: Sequence[Hint]) -> None:
+        """Apart from the push, which must stand whatever becomes of this: and Postgres lets one notifying transaction
+        commit at a time, so it is short."""
+        with suppress(LocalFirstError):  # A hint may be lost.
+            async with self._connection() as connection:
+                await connection.execute(QUERIES["notify"], self._channel, hints.payloads(moved))
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
         """A page of each session's log after what the puller has."""
