@@ -69,7 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     console.width = max(console.width, _WIDTH)
     show(report, console)
-    console.print(f"Written: {options.json} and, as a page, .md beside it", highlight=False, soft_wrap=True)
+    console.print(
+        f"Written: {options.json}, and beside it a page: {options.json.with_suffix('.md').name}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0
 
 

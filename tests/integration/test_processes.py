@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import localfirst
 from localfirst.log import Log
 from localfirst.rows import patiently
+from localfirst.view import View
 
 _spawn = multiprocessing.get_context("spawn")
 _fork = multiprocessing.get_context("fork")
@@ -189,3 +192,105 @@ def test_a_cancelled_write_is_finished_first(tmp_path: Path) -> None:
 
     with localfirst.open(tmp_path) as store:
         asyncio.run(main(store))
+
+
+def fork_and_close(path: Path, wrote: Any, closed: Any) -> None:
+    """A parent that uses the store, forks, and closes it while its child goes on."""
+    store = localfirst.open(path)
+    session = store.session("shared")
+    session.add_message("user", "parent")
+    child = os.fork()
+    if child == 0:
+        session.add_message("user", "child before")
+        wrote.set()
+        closed.wait(30)
+        for number in range(10):
+            session.add_message("user", f"child {number}")
+        os._exit(0)
+    assert wrote.wait(30)
+    store.close()
+    closed.set()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_child_loses_nothing_when_its_parent_closes_the_store(tmp_path: Path) -> None:
+    """SQLite's locks belong to the process: a child must not believe that it has those of its parent."""
+    wrote, closed = _spawn.Event(), _spawn.Event()
+    parent = _spawn.Process(target=fork_and_close, args=(tmp_path, wrote, closed))
+    parent.start()
+    parent.join(60)
+    assert parent.exitcode == 0
+    with localfirst.open(tmp_path) as store:
+        contents = [message["content"] for message in store.session("shared").get_messages()]
+    assert contents == ["parent", "child before", *(f"child {number}" for number in range(10))]
+
+
+def fork_while_others_write(number: int, path: Path) -> None:
+    with localfirst.open(path) as store:
+        writing = threading.Event()
+        threads = [threading.Thread(target=write_until, args=(store, name, writing)) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        for place in range(20):
+            child = os.fork()
+            if child == 0:
+                store.session("forked").add_message("user", place)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        writing.set()
+        for thread in threads:
+            thread.join(10)
+
+
+def write_until(store: localfirst.Store, name: str, done: threading.Event) -> None:
+    while not done.is_set():
+        store.session(name).add_message("user", "x")
+
+
+def test_children_forked_while_threads_write_neither_hang_nor_lose(tmp_path: Path) -> None:
+    in_processes(_spawn, 1, fork_while_others_write, tmp_path)
+    with localfirst.open(tmp_path) as store:
+        assert [message["content"] for message in store.session("forked").get_messages()] == list(range(20))
+
+
+def test_threads_that_end_leave_no_files_open(tmp_path: Path) -> None:
+    with localfirst.open(tmp_path) as store:
+        session = store.session("s")
+
+        def write() -> None:
+            session.add_message("user", "x")
+
+        def files() -> int:
+            return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names only
+
+        for _ in range(5):
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join()
+        before = files()
+        for _ in range(50):
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join()
+        assert files() <= before + 4
+
+
+@pytest.mark.parametrize("call", ["get_items", "pop_item", "clear_session"])
+def test_a_long_session_is_loaded_off_the_event_loop(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with localfirst.open(tmp_path) as store:
+        session = store.session("s")
+        for number in range(2000):
+            session.add_message("user", number)
+    loaded_in: list[str] = []
+    refresh = View.refresh
+
+    def note(view: View, **options: Any) -> Any:
+        loaded_in.append(threading.current_thread().name)
+        return refresh(view, **options)
+
+    monkeypatch.setattr(View, "refresh", note)
+    with localfirst.open(tmp_path) as store:
+        asyncio.run(getattr(store.session("s"), call)())
+    assert loaded_in[0].startswith("localfirst-write")

@@ -8,13 +8,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 import localfirst
 from localfirst import SessionEvent, StoreStatus, SyncTimeout
+from sync.central.postgres.statements import QUERIES
 from tests.conftest import OwnPostgres, OwnRedis
 
 Open = Callable[..., localfirst.Store]
@@ -563,3 +566,50 @@ def test_a_callback_of_the_worker_cannot_wait_for_the_worker(redis_url: str, ope
     eventually(lambda: raised)
     assert "callback" in str(raised[0])
     a.flush(10)
+
+
+async def test_waits_that_were_cancelled_end(tmp_path: Path) -> None:
+    store = localfirst.open(tmp_path / "a", remote="redis://127.0.0.1:1")
+    store.session("s").add_message("user", "x")
+    host: Any = store._host
+    for _ in range(20):
+        waiting = asyncio.create_task(store.aflush())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    await asyncio.to_thread(eventually, lambda: len(asyncio.all_tasks(host._loop)) < 10)
+    await store.aclose(0)
+
+
+def comes(session: localfirst.Session, content: str) -> bool:
+    return content in contents(session)
+
+
+def test_a_callback_that_wants_to_exit_does_not_end_the_worker(redis_url: str, opened: Open) -> None:
+    a, b = opened("a", redis_url), opened("b", redis_url)
+    a.session("s").add_message("user", "1")
+    a.flush(10)
+    assert len(b.session("s")) == 1
+    for error in (SystemExit, KeyboardInterrupt, asyncio.CancelledError):
+
+        def leave(*_: Any, error: type[BaseException] = error) -> None:
+            raise error
+
+        b.session("s").on(SessionEvent.REMOTE_CHANGED, leave)
+        a.session("s").add_message("user", error.__name__)
+        eventually(partial(comes, b.session("s"), error.__name__))
+    b.session("s").add_message("user", "still there")
+    b.flush(10)
+
+
+@pytest.mark.parametrize("option", ["", "?statement_cache_size=0"])
+async def test_a_hint_that_postgres_refuses_takes_no_push_with_it(
+    option: str, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(QUERIES, "notify", "select 1 / (length($1::text) * 0) where $2::text[] is not null")
+    async with localfirst.open(tmp_path / "a", remote=postgres_url + option) as store:
+        await store.session("s").add_items(["x"])
+        await store.aflush(10)
+        connection = await asyncpg.connect(postgres_url)
+        assert await connection.fetchval("select count(*) from localfirst.changes") == 1
+        await connection.close()

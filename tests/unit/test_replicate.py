@@ -418,3 +418,73 @@ async def test_a_session_that_cannot_be_read_stops_no_other(
     assert list(outcome.refused) == [session_key("default", "bad")]
     assert b.items("one") == ["one"]
     assert b.items("two") == ["two"]
+
+
+async def test_a_store_that_loses_its_log_again_while_it_is_filled_is_filled_again(
+    a: Replica, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(RUN_CHANGES + 10):
+        a.add("s", number)
+    await a.sync("s")
+    server.wipe()
+    push = a.central.push
+    pushes = 0
+
+    async def lose_once(runs: Sequence[Run]) -> list[Pushed]:
+        nonlocal pushes
+        pushes += 1
+        if pushes == 2:
+            server.wipe()
+        return await push(runs)
+
+    monkeypatch.setattr(a.central, "push", lose_once)
+    with pytest.raises(RemoteUnavailable, match="tried anew"):
+        await a.sync("s")
+    await a.sync("s")
+    assert len(log_of(server, "s")) == RUN_CHANGES + 10
+    assert a.items("s") == list(range(RUN_CHANGES + 10))
+
+
+async def test_a_store_that_claims_what_it_does_not_show_is_not_asked_for_ever(
+    a: Replica, server: MemoryServer
+) -> None:
+    a.add("s", "x")
+    await a.sync("s")
+    session = server.namespace("default").sessions["s"]
+    session.log.clear()
+    session.digest = 0
+    outcome = await a.sync("s")
+    assert [type(error) for error in outcome.refused.values()] == [RemoteRejected]
+    assert a.items("s") == ["x"]
+
+
+async def test_a_log_of_the_right_length_and_another_content_is_not_taken_for_ours(
+    a: Replica, b: Replica, server: MemoryServer
+) -> None:
+    """Only the digest tells, also when a push seems to have been admitted right behind the cursor."""
+    a.add("s", "a0")
+    await a.sync("s")
+    session = server.namespace("default").sessions["s"]
+    generation = session.generation
+    del server.namespace("default").sessions["s"]
+    b.add("s", "b0")
+    await b.sync("s")
+    server.namespace("default").sessions["s"].generation = generation
+    server.namespace("default").sessions["s"].acked[a.origin] = 1
+    a.add("s", "a1")
+    await a.sync("s")
+    await b.sync("s")
+    assert "b0" in a.items("s")
+
+
+async def test_an_impossible_time_of_admission_is_refused(a: Replica, server: MemoryServer) -> None:
+    a.add("s", "x")
+    await a.sync("s")
+    change = encode_change(Change("evil", 1, (1 << 63) - 1, 0, MAIN_BRANCH, APPEND, b'["y"]'))
+    await MemoryStore(server).push([Run("s", "", True, "evil", 1, [change])])
+    log = log_of(server, "s")
+    log[1] = log[1]._replace(admitted_at=1 << 60)
+    outcome = await a.sync("s")
+    assert [type(error) for error in outcome.refused.values()] == [MalformedChange]
+    a.add("s", "z")
+    assert a.items("s") == ["x", "z"]

@@ -14,6 +14,7 @@ from agents.memory import SessionSettings
 
 import localfirst
 from localfirst import InvalidItem, SessionEvent
+from localfirst.fold import Fold
 from localfirst.session import Session
 
 
@@ -345,3 +346,55 @@ def test_local_only_status(store: localfirst.Store) -> None:
     assert status.oldest_pending_seconds is not None
     store.flush()
     store.refresh()
+
+
+def test_a_call_that_was_interrupted_after_its_commit_does_not_stop_the_next(
+    session: Session, store: localfirst.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between the commit and what follows it: the row is there, and nobody was told."""
+    session.add_message("user", "before")
+    append = store._local.log.append
+
+    def append_and_interrupt(*arguments: Any) -> bool:
+        append(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._local.log, "append", append_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            session.add_message("user", "interrupted")
+    session.add_message("user", "after")
+    assert [message["content"] for message in session.get_messages()] == ["before", "interrupted", "after"]
+
+
+@pytest.mark.parametrize(
+    ("first", "by"), [(10**400, 0.5), (10**4299 * 9, 10**4299 * 9)], ids=["too great for a float", "too many digits"]
+)
+def test_an_increment_that_has_no_result_is_refused_and_harms_nothing(session: Session, first: int, by: float) -> None:
+    session.set("n", first)
+    with pytest.raises(InvalidItem):
+        session.increment("n", by)
+    session.add_message("user", "Hello")
+    assert session.get("n") == first
+    assert session.pending == 2
+
+
+def test_a_union_that_would_be_too_deep_keeps_what_was_there(session: Session) -> None:
+    deep: Any = "core"
+    for _ in range(512):
+        deep = [deep]
+    session.set("k", {"x": deep[0]})
+    session.set("k", [1], merge="union")
+    assert session.metadata()["k"] is not None
+    session.add_message("user", "Hello")
+    assert len(session) == 1
+
+
+def test_what_cannot_be_folded_is_not_stored(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    session.add_message("user", "before")
+    with monkeypatch.context() as patched:
+        patched.setattr(Fold, "pend", lambda *_: (_ for _ in ()).throw(localfirst.MalformedChange("no")))
+        with pytest.raises(localfirst.MalformedChange):
+            session.add_message("user", "refused")
+    session.add_message("user", "after")
+    assert [message["content"] for message in session.get_messages()] == ["before", "after"]

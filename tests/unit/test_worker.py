@@ -303,3 +303,49 @@ async def test_what_is_settled_is_not_looked_at_again_at_the_next_start(
     assert bench.log.backlog("default") == {}
     bench.add("s", "y")
     assert [backlog.changes for backlog in bench.log.backlog("default").values()] == [1]
+
+
+async def test_nothing_that_goes_wrong_beside_the_network_ends_the_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench.running() as made:
+        await eventually(lambda: made.status.state == "online")
+        with monkeypatch.context() as patched:
+
+            def fail(*_: Any) -> Any:
+                raise OSError("disk I/O error, once")
+
+            patched.setattr(bench.log, "touched_since", fail)
+            bench.add("s", "x")
+            made.wake()
+            await eventually(lambda: made.status.last_error is not None)
+            assert "once" in str(made.status.last_error)
+        await eventually(lambda: bench.acked("s") == 1)
+        assert made.status.state == "online"
+
+
+async def test_one_bad_session_says_nothing_of_the_store(bench: Bench) -> None:
+    bench.central.error = RemoteRejected("odd")
+    bench.central.failing = {"pull"}
+    made = bench.make()
+    with pytest.raises(RemoteRejected):
+        await made.fetch("bad")
+    assert made.status.state != "offline"
+    bench.central.error = None
+    with pytest.raises(RemoteRejected, match="odd"):
+        await made.refresh()  # Not everything is visible here, and it says so.
+
+
+async def test_hints_that_were_missed_are_made_up_for_by_a_poll(bench: Bench, tmp_path: Path) -> None:
+    bench.options = Options(poll_interval=3600, sync_interval=0.0)
+    bench.add("s", "mine")
+    async with bench.running() as made:
+        await eventually(lambda: bench.acked("s") == 1)
+        bench.central.server.namespace("default").watchers.clear()  # The connection breaks: nothing comes through.
+        other = Bench(tmp_path / "other")
+        other.central = Flaky(bench.central.server)
+        other.add("s", "theirs")
+        await other.make().flush()
+        await bench.central.close()  # It is noticed; the worker listens again.
+        made._reachable.set()
+        await eventually(lambda: bench.log.head(session_key("default", "s")).seq == 2)  # type: ignore[union-attr]
