@@ -294,3 +294,19 @@ def test_a_long_session_is_loaded_off_the_event_loop(
     with localfirst.open(tmp_path) as store:
         asyncio.run(getattr(store.session("s"), call)())
     assert loaded_in[0].startswith("localfirst-write")
+
+
+def test_a_write_that_waits_is_not_overtaken_when_the_directory_is_free(tmp_path: Path) -> None:
+    async def main(store: localfirst.Store) -> None:
+        session = store.session("s")
+        await session.add_items([0])
+        blocker = Log(tmp_path / "data")
+        with blocker.rows.transaction():
+            first = asyncio.create_task(session.add_items([1]))
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(session.add_items([2]))  # The directory is free: it could go at once.
+        await asyncio.gather(first, second)
+        assert await session.get_items() == [0, 1, 2]
+
+    with localfirst.open(tmp_path) as store:
+        asyncio.run(main(store))

@@ -221,3 +221,12 @@ def test_what_cannot_be_folded_is_refused_beforehand(kind: str, body: bytes) -> 
     """Invariant 10."""
     with pytest.raises(MalformedChange):
         check(change("a", 1, kind, body))
+
+
+def test_an_entry_that_was_admitted_before_is_skipped_also_while_something_is_pending() -> None:
+    """Invariant 2, when a log that was put together again repeats what it had."""
+    first, second = append("a", 1, "one"), append("a", 2, "two")
+    state = fold(log(first, second), [change("a", 3, CLEAR, b"{}", base=2)])
+    state.admit([Admitted(3, 0, first), Admitted(4, 0, second)])
+    assert texts(state) == []
+    assert state.counter("a") == 3

@@ -174,3 +174,11 @@ def test_bodies_that_only_the_standard_library_can_read_count_alike(history: His
     assert history.value == {"\ud800": 1, "x": float("inf")}
     history.increment("c", float("inf"), base=2)
     assert history.value == {"\ud800": 1, "x": float("inf")}
+
+
+def test_merge_a_field_that_its_writer_had_seen_follows_it_whatever_else_changed(history: History) -> None:
+    history.put("a", {"x": "a"}, "merge", ms=9000)
+    history.put("b", {"y": "b"}, "merge", ms=9000)
+    history.put("c", {"x": "c"}, "merge", ms=1000, base=1)  # Had seen x of a, not y of b.
+    history.put("d", {"y": "d"}, "merge", ms=1000, base=1)  # Had not seen y of b, which is later.
+    assert history.value == {"x": "c", "y": "b"}

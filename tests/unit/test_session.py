@@ -14,7 +14,11 @@ from agents.memory import SessionSettings
 
 import localfirst
 from localfirst import InvalidItem, SessionEvent
+from localfirst.change import MAIN_BRANCH, PUT, Change, decode_change, encode_change
+from localfirst.clock import pack, wall_ms
 from localfirst.fold import Fold
+from localfirst.log import Foreign, Head, Page
+from localfirst.metadata import encode_put
 from localfirst.session import Session
 
 
@@ -398,3 +402,16 @@ def test_what_cannot_be_folded_is_not_stored(session: Session, monkeypatch: pyte
             session.add_message("user", "refused")
     session.add_message("user", "after")
     assert [message["content"] for message in session.get_messages()] == ["before", "after"]
+
+
+def test_a_write_after_a_change_of_a_fast_clock_is_the_later_one(store: localfirst.Store, session: Session) -> None:
+    log, key, soon = store._local.log, session._key, wall_ms() + 3_600_000
+    head = Head("default", "user-123")
+    theirs = Change("other", 1, pack(soon), 0, MAIN_BRANCH, PUT, encode_put("k", "last", b'"theirs"'))
+    log.create(key, head)
+    page = Page([], [Foreign(1, soon, encode_change(theirs))])
+    assert log.settle(key, head, Head("default", "user-123", "generation", 1, 0), [page])
+    assert session.get("k") == "theirs"
+    session.set("other key", "mine")
+    (mine,) = log.run(key, 0, 10)
+    assert decode_change(mine).time > theirs.time
