@@ -8,10 +8,10 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from platformdirs import user_data_path
 
@@ -20,6 +20,7 @@ from localfirst.events import Listeners, SessionEvent
 from localfirst.fold import Fold
 from localfirst.local import Local
 from localfirst.log import SessionKey
+from localfirst.options import Durability, WorkerKind, check_options
 from localfirst.session import Session
 from localfirst.status import SessionInfo, StoreStatus
 from localfirst.view import View
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from sync.host import Host
     from sync.replicate import Settled
     from sync.status import SyncStatus
-
-WorkerKind = Literal["thread", "task", "none"]
-Durability = Literal["normal", "full"]
 
 T = TypeVar("T")
 
@@ -101,9 +99,7 @@ class Store:
         sync_interval: float,
     ) -> None:
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
-        if not isinstance(remote, (str, type(None))):
-            raise ConfigurationError(f"remote is the URL of a central store, not a {type(remote).__name__}")
-        _check_options(namespace, worker, durability, poll_interval, sync_interval)
+        check_options(remote, namespace, worker, durability, poll_interval, sync_interval)
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
         self._listeners = Listeners()
@@ -135,16 +131,21 @@ class Store:
         self._local.check_open()
         return Session(self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings)
 
-    def sessions(self, prefix: str = "") -> Iterator[SessionInfo]:
+    def sessions(self, prefix: str = "", *, idle_for: timedelta | float | None = None) -> Iterator[SessionInfo]:
         """The sessions that are known here and whose id begins with a prefix, in the order of their ids.
+
+        `idle_for` (seconds or a timedelta): only those whose newest change is at least so old.
 
         >>> _ = session.add_message("user", "Hello")
         >>> [(info.session_id, info.items) for info in store.sessions("user-")]
         [('user-123', 1)]
         """
+        least = idle_for if isinstance(idle_for, (timedelta, type(None))) else timedelta(seconds=idle_for)
         for key, session_id in self._local.sessions(prefix):
             info = self._info(key, session_id)
-            if info.updated_at is not None:  # Else it was only asked for.
+            if info.updated_at is None:
+                continue  # It was only asked for.
+            if least is None or datetime.now(timezone.utc) - info.updated_at >= least:
                 yield info
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
@@ -477,17 +478,3 @@ def _utc(timestamp: float | None) -> datetime | None:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _check_options(
-    namespace: object, worker: object, durability: object, poll_interval: object, sync_interval: object
-) -> None:
-    if not isinstance(namespace, str) or not namespace or "\0" in namespace:
-        raise ConfigurationError(f"namespace must be a string that is not empty and has no NUL, not {namespace!r}")
-    if worker not in ("thread", "task", "none"):
-        raise ConfigurationError(f'worker is "thread", "task" or "none", not {worker!r}')
-    if durability not in ("normal", "full"):
-        raise ConfigurationError(f'durability is "normal" or "full", not {durability!r}')
-    for name, seconds, least in (("poll_interval", poll_interval, 0.001), ("sync_interval", sync_interval, 0.0)):
-        if not isinstance(seconds, (int, float)) or not seconds >= least:
-            raise ConfigurationError(f"{name} is a number of seconds, {least} or more, not {seconds!r}")

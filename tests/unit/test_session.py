@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,13 @@ def test_sessions_are_listed(store: localfirst.Store) -> None:
     assert infos[0].bytes == len(b'{"role":"user","content":"a1"}')
     assert infos[0].updated_at is not None
     assert infos[0].state == "local"
+
+
+def test_sessions_are_listed_by_how_long_they_were_idle(store: localfirst.Store) -> None:
+    store.session("s").add_message("user", "x")
+    assert [info.session_id for info in store.sessions(idle_for=0)] == ["s"]
+    assert list(store.sessions(idle_for=timedelta(hours=1))) == []
+    assert list(store.sessions(idle_for=3600.0)) == []
 
 
 def test_namespaces_never_meet(tmp_path: Path) -> None:
