@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 import localfirst
-from localfirst.store import Durability
+from localfirst.options import Durability
 
 PACKAGES: Final = ("localfirst", "openai-agents", "SQLAlchemy", "aiosqlite", "diskcache", "msgspec", "redis")
 """Whose versions belong in a report."""
