@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -310,3 +311,33 @@ def test_a_write_that_waits_is_not_overtaken_when_the_directory_is_free(tmp_path
 
     with localfirst.open(tmp_path) as store:
         asyncio.run(main(store))
+
+
+def add_and_tell(path: Path, told: Any) -> None:
+    session = localfirst.open(path).session("s")
+    number = len(session)
+    while True:
+        asyncio.run(session.add_items([number, number + 1]))
+        number += 2
+        told.send(number)
+
+
+def test_every_call_that_returned_is_there_after_the_process_was_killed(tmp_path: Path) -> None:
+    """Invariants 1 and 4."""
+    for round_ in range(6):
+        receiver, sender = _spawn.Pipe(duplex=False)
+        writer = _spawn.Process(target=add_and_tell, args=(tmp_path, sender))
+        writer.start()
+        told = 0
+        for _ in range(random.Random(round_).randint(1, 200)):
+            assert receiver.poll(30)
+            told = receiver.recv()
+        writer.kill()
+        writer.join(10)
+        while receiver.poll():  # What it told between the last look and its end.
+            told = receiver.recv()
+        with localfirst.open(tmp_path) as store:
+            items = list(store.session("s"))
+        assert items == list(range(len(items)))
+        assert told <= len(items) <= told + 2
+        assert len(items) % 2 == 0
