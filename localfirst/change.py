@@ -22,7 +22,6 @@ PUT: Final = "put"
 DELETE: Final = "delete"
 INCREMENT: Final = "increment"
 
-KINDS: Final = frozenset({APPEND, REMOVE, CLEAR, PUT, DELETE, INCREMENT})
 MAIN_BRANCH: Final = "main"
 MAX_SESSION_ID_BYTES: Final = 1024
 

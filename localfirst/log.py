@@ -247,26 +247,19 @@ class Log:
     def mark_settled(self) -> bool:
         """Note that nothing waits, so that nobody need look at what is there now. False: something waits.
 
-        The look may be long and holds no lock; the note is refused if somebody took it back meanwhile.
+        The look may be long and holds no lock: what was admitted stays so, and rows that come meanwhile come later.
         """
-        before, last = self.rows.get(_SETTLED), self.rows.last_row()
+        last = self.rows.last_row()
         for key in self._unsettled():
             head = self.head(key)
             if head is None or self.last_counter(key) > head.acked:
                 return False
-        with self.rows.transaction():
-            if self.rows.get(_SETTLED) != before:
-                return False
-            self.rows.put(_SETTLED, last.to_bytes(8, "big"))
+        self.rows.put(_SETTLED, last.to_bytes(8, "big"))
         return True
-
-    def unmark_settled(self) -> None:
-        """Make `backlog` look at everything again: what was admitted is not any more."""
-        self.rows.put(_SETTLED, bytes(8) + new_id().encode())  # Unlike any before, so that `mark_settled` sees it.
 
     def _unsettled(self) -> Iterable[SessionKey]:
         """Sessions with changes of ours that were not seen settled yet."""
-        settled = int.from_bytes((self.rows.get(_SETTLED) or b"")[:8], "big")
+        settled = int.from_bytes(self.rows.get(_SETTLED) or b"", "big")
         return [prefix[1:] for prefix in self._prefixes_since(settled, _CHANGE, _CHANGE)[0]]
 
     def _prefixes_since(self, rowid: int, first: bytes, last: bytes) -> tuple[set[bytes], int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_data_path
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from sync.host import Host
     from sync.replicate import Settled
     from sync.status import SyncStatus
-
-T = TypeVar("T")
 
 _logger = logging.getLogger("localfirst")
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

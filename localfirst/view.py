@@ -210,11 +210,6 @@ class Views:
                 self._shrink()
             return view
 
-    def drop(self, key: SessionKey) -> None:
-        """Forget a view: the next `get` reads it from disk again."""
-        with self._lock:
-            self._views.pop(key, None)
-
     def _shrink(self) -> None:
         total = sum(view.size + 1000 for view in self._views.values())
         while total > self._limit and len(self._views) > 1:

@@ -276,8 +276,6 @@ class Replicator:
             raise RemoteRejected(f"session {head.session_id!r}: the central log and its own digest disagree")
         generation = remote.generation if remote else None
         after = Head(head.namespace, head.session_id, generation, len(entries), digest, acked, epoch=head.epoch + 1)
-        if acked < head.acked:
-            await patiently(self._log.unmark_settled)
         await self._settle(key, head, after, [page], result)
         result.push.add(key)
 

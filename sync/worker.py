@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from localfirst.errors import LocalFirstError, RemoteUnavailable
 from localfirst.log import Head, Log, SessionKey, session_key
@@ -37,8 +37,6 @@ SETTLE_ROWS: Final = 1000
 """How many rows later it is noted again that nothing is pending."""
 
 _logger = logging.getLogger("localfirst.sync")
-
-T = TypeVar("T")
 
 
 class Options(NamedTuple):

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from localfirst.change import EMPTY_DIGEST, check_session_id, extend_digest, new_id
+from localfirst.clock import wall_ms
 from localfirst.errors import RemoteUnavailable, RemoteVersionError
 from sync.central.base import (
     FORMAT_VERSION,
@@ -27,11 +27,6 @@ from sync.central.base import (
     Run,
     Want,
 )
-
-
-def wall_clock() -> int:
-    """Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass
@@ -57,7 +52,7 @@ class _Namespace:
 class MemoryServer:
     """What several stores share. `now` is its clock, in Unix milliseconds."""
 
-    def __init__(self, now: Callable[[], int] = wall_clock) -> None:
+    def __init__(self, now: Callable[[], int] = wall_ms) -> None:
         self.now = now
         self._namespaces: dict[str, _Namespace] = defaultdict(_Namespace)
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,18 +16,10 @@ import pytest
 
 import localfirst
 from sync.leader import Leadership, is_led
+from tests.polling import eventually
 
 _spawn = multiprocessing.get_context("spawn")
 _fork = multiprocessing.get_context("fork")
-
-
-def eventually(holds: Callable[[], Any], timeout: float = 10.0) -> Any:
-    """Poll until something holds; what it gave."""
-    deadline = time.monotonic() + timeout
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-    return found
 
 
 @pytest.fixture

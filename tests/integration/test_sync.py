@@ -19,6 +19,7 @@ import localfirst
 from localfirst import SessionEvent, StoreStatus, SyncTimeout
 from sync.central.postgres.statements import QUERIES
 from tests.conftest import OwnPostgres, OwnRedis
+from tests.polling import eventually
 
 Open = Callable[..., localfirst.Store]
 
@@ -38,15 +39,6 @@ def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
             return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
 
         yield open_store
-
-
-def eventually(holds: Callable[[], Any], timeout: float = 10.0) -> Any:
-    """Poll until something holds; what it gave."""
-    deadline = time.monotonic() + timeout
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-    return found
 
 
 def contents(session: localfirst.Session) -> list[Any]:
