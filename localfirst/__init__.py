@@ -19,6 +19,7 @@ from localfirst.errors import (
     ItemTooLarge,
     LocalFirstError,
     MalformedChange,
+    RemoteLost,
     RemoteRejected,
     RemoteUnavailable,
     RemoteVersionError,
@@ -29,6 +30,7 @@ from localfirst.errors import (
     StoreUnwritable,
     SyncTimeout,
 )
+from localfirst.version import VERSION
 
 if TYPE_CHECKING:
     from localfirst.events import SessionEvent
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from localfirst.status import SessionInfo, StoreStatus
     from localfirst.store import Store, open  # noqa: A004
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "ConfigurationError",
@@ -46,6 +48,7 @@ __all__ = [
     "ItemTooLarge",
     "LocalFirstError",
     "MalformedChange",
+    "RemoteLost",
     "RemoteRejected",
     "RemoteUnavailable",
     "RemoteVersionError",

@@ -21,6 +21,7 @@ CLEAR: Final = "clear"
 PUT: Final = "put"
 DELETE: Final = "delete"
 INCREMENT: Final = "increment"
+END: Final = "end"
 
 MAIN_BRANCH: Final = "main"
 MAX_SESSION_ID_BYTES: Final = 1024
@@ -45,8 +46,12 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     branch: str
     kind: str
     body: bytes
-    """JSON, by kind. append: `[item, …]`; remove: `{"origin", "counter", "index"}`; clear: `{}`;
-    put: `{"key", "rule", "value"}`; delete: `{"key"}`; increment: `{"key", "by"}`."""
+    """JSON, by kind. append: `[item, …]`; remove: `{"origin", "counter", "index"}`; clear: `{"seen": {origin:
+    counter}}`, the last change of each replica that its author had seen; put: `{"key", "rule", "value"}`; delete:
+    `{"key"}`; increment: `{"key", "by"}`; end: `{}`, which ends a turn."""
+    turn: int = 0
+    """Names the turn that it is part of, among those of its author; 0: none. Until the change that ends the turn is
+    there too, it is not pushed, and not shown by other replicas."""
 
 
 class Admitted(NamedTuple):
@@ -73,10 +78,22 @@ def decode_change(data: bytes) -> Change:
         change = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedChange(f"{len(data)} bytes are not a change: {error}") from error
-    numbers = (change.counter - 1, change.base, change.time)
+    numbers = (change.counter - 1, change.base, change.time, change.turn)
     if not all(0 <= number < 1 << 63 for number in numbers) or not change.origin:
         raise MalformedChange(f"a change has impossible numbers: counter {change.counter}, base {change.base}")
     return change
+
+
+def in_turn(data: bytes) -> bool:
+    """Whether a change (wire bytes, as `encode_change` makes them) is part of a turn, without decoding it.
+
+    The turn is the last field, 0 is one byte, and the names of turns are odd, so their last byte is never 0.
+
+    >>> change = Change("r1", 1, 1 << 16, 0, MAIN_BRANCH, APPEND, b"[]")
+    >>> in_turn(encode_change(change)), in_turn(encode_change(msgspec.structs.replace(change, turn=1 << 62 | 1)))
+    (False, True)
+    """
+    return data[-1:] != b"\0"
 
 
 def new_id() -> str:

@@ -54,6 +54,10 @@ class RemoteRejected(LocalFirstError):
     """The central store refused what it was sent."""
 
 
+class RemoteLost(LocalFirstError):
+    """The central store is another one than before, or was emptied. `reseed()` sends it what is here."""
+
+
 class RemoteVersionError(LocalFirstError):
     """The central store was written by a newer localfirst: upgrade this one. Nothing was written to it."""
 

@@ -39,6 +39,10 @@ class SessionEvent(Enum):
     """(items): items that other replicas added have come."""
     SYNCED = "synced"
     """(): everything written here is in the central store now."""
+    QUARANTINED = "quarantined"
+    """(reason): the session can't be synced in one direction until somebody acts, see `Store.quarantined`."""
+    REMOTE_LOST = "remote_lost"
+    """(reason): the central store has lost the session; what is here is sent again, see `on_remote_loss`."""
 
 
 class Listeners:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from localfirst import jsonvalue
-from localfirst.change import APPEND, CLEAR, DELETE, INCREMENT, PUT, REMOVE, Admitted, Change
+from localfirst.change import APPEND, CLEAR, DELETE, END, INCREMENT, MAIN_BRANCH, PUT, REMOVE, Admitted, Change
 from localfirst.clock import clamp
 from localfirst.errors import MalformedChange
 from localfirst.history import PENDING, History, Item, Undo
@@ -23,6 +23,10 @@ from localfirst.metadata import Conflict, Register, Stamp, resolve
 
 MAX_CONFLICTS: Final = 100
 """How many conflicts of a session are remembered, the newest."""
+
+
+VOID: Final = Change("", 0, 0, 0, MAIN_BRANCH, END, b"{}")
+"""Stands in the log for a change that nobody here could read, and that was given up."""
 
 
 class Effect(msgspec.Struct, frozen=True, gc=False):
@@ -57,8 +61,9 @@ class Fold:
         """The greatest timestamp in it."""
         self.metadata: dict[str, Register] = {}
         self.conflicts: deque[Conflict] = deque(maxlen=MAX_CONFLICTS)
-        self._history = History()
-        self._counters: dict[str, int] = {}
+        self.history = History()
+        self.counters: dict[str, int] = {}
+        """The highest counter of each origin in it, pending ones included."""
         self._pending: deque[_Pending] = deque()
         self._admitted_items = 0  # Counts while what is pending is simple.
         self._simple = True  # Pending are appends only: then an acknowledgement in order moves nothing.
@@ -66,16 +71,20 @@ class Fold:
     @property
     def items(self) -> list[Item]:
         """What is visible, oldest first."""
-        return self._history.items
+        return self.history.items
 
     @property
     def pending(self) -> int:
         """How many changes on top are not admitted yet."""
         return len(self._pending)
 
+    def restored(self) -> None:
+        """What is in it now was put there from a checkpoint: it is admitted."""
+        self._admitted_items = len(self.items)
+
     def counter(self, origin: str) -> int:
         """The highest counter of an origin in it, pending ones included."""
-        return self._counters.get(origin, 0)
+        return self.counters.get(origin, 0)
 
     def pending_change(self, counter: int) -> Change | None:
         """The pending change with this counter, if there is one."""
@@ -94,7 +103,7 @@ class Fold:
         for _ in range(count):
             change, undo = self._pending.pop()
             undo()
-            self._counters[change.origin] = change.counter - 1
+            self.counters[change.origin] = change.counter - 1
 
     def admit(self, entries: Sequence[Admitted]) -> list[Effect]:
         """Fold the next entries of the central log, below what is pending.
@@ -121,7 +130,7 @@ class Fold:
             if seq != self.seq + 1:
                 raise MalformedChange(f"the log goes from seq {self.seq} to {seq}")
             self.seq = seq
-            if change.counter <= self.counter(change.origin):
+            if change is VOID or change.counter <= self.counter(change.origin):
                 continue
             effect, _ = self._apply(change, seq, clamp(change.time, admitted_at))
             if effect.conflict is not None:
@@ -153,30 +162,32 @@ class Fold:
         while self._pending:
             change, undo = self._pending.pop()
             undo()
-            self._counters[change.origin] = change.counter - 1
+            self.counters[change.origin] = change.counter - 1
         self._simple = True
 
     def _apply(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
         effect, undo = self._apply_kind(change, seq, time)
-        self._counters[change.origin] = change.counter
+        self.counters[change.origin] = change.counter
         self.time = max(self.time, time)
         return effect, undo
 
     def _apply_kind(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
         if change.kind == APPEND:
-            added, undo = self._history.append(change, seq)
+            added, undo = self.history.append(change, seq)
             return Effect(change, added=added), undo
         if change.kind == REMOVE:
-            removed, undo = self._history.remove(change, self.counter)
+            removed, undo = self.history.remove(change, self.counter)
             return Effect(change, removed=removed), undo
         if change.kind == CLEAR:
-            count, undo = self._history.clear(change)
+            count, undo = self.history.clear(change)
             return Effect(change, cleared=count > 0), undo
         if change.kind in (PUT, DELETE, INCREMENT):
             key, register, conflict = resolve(self.metadata, change, Stamp(time, change.origin, seq))
             undo = partial(self._restore, key, self.metadata.get(key))
             self.metadata[key] = register
             return Effect(change, key=key, conflict=conflict), undo
+        if change.kind == END:
+            return Effect(change), _nothing
         raise MalformedChange(
             f"a change of unknown kind {change.kind[:40]!r}: a newer localfirst wrote it; upgrade this one"
         )
@@ -186,6 +197,10 @@ class Fold:
             del self.metadata[key]
         else:
             self.metadata[key] = register
+
+
+def _nothing() -> None:
+    return None
 
 
 def check(change: Change) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -16,6 +16,8 @@ PENDING: Final = 1 << 62
 """The `seq` of what is not admitted yet: after everything that is."""
 
 Undo = Callable[[], None]
+
+T = TypeVar("T")
 
 
 class ItemId(msgspec.Struct, frozen=True):
@@ -44,7 +46,15 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         return ItemId(self.origin, self.counter, self.place)
 
 
+class Clear(msgspec.Struct):
+    """Body of a clear."""
+
+    seen: dict[str, int]
+    """The last change of each replica that its author had folded; that of the author itself need not be told."""
+
+
 _id_decoder = msgspec.json.Decoder(ItemId)
+_clear_decoder = msgspec.json.Decoder(Clear)
 
 
 def encode_removal(item: Item) -> bytes:
@@ -52,20 +62,44 @@ def encode_removal(item: Item) -> bytes:
     return msgspec.json.encode(item.id)
 
 
+def encode_clear(seen: Mapping[str, int]) -> bytes:
+    """Body of a clear."""
+    return msgspec.json.encode(Clear(dict(seen)))
+
+
+def decode_removal(body: bytes) -> ItemId:
+    """The item that a remove names."""
+    return _decode(_id_decoder, body, "a remove names no item")
+
+
+def decode_clear(body: bytes) -> dict[str, int]:
+    """What the author of a clear had seen."""
+    return _decode(_clear_decoder, body, "a clear does not tell what it clears").seen
+
+
 class History:
-    """Items that can be appended, removed and cleared. Every step returns how to undo it exactly."""
+    """Items that can be appended, removed and cleared. Every step returns how to undo it exactly.
+
+    A log that was rebuilt after a loss may hold a remove or a clear before what it takes away. Both are remembered, so
+    that this is hidden as soon as it comes.
+    """
 
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self._removed_early: set[ItemId] = set()
+        self.removed_early: set[ItemId] = set()
+        """Items that were removed and have not come yet."""
+        self.cleared: Mapping[str, int] = {}
+        """By origin, the counter up to which all items are cleared, those too that have not come yet."""
 
     def append(self, change: Change, seq: int) -> tuple[list[Item], Undo]:
         """Add the items of an append; returns those that became visible."""
         bodies = jsonvalue.split(change.body)
         origin, counter, time = change.origin, change.counter, change.time
         items = [Item(origin, counter, place, seq, time, data) for place, data in enumerate(bodies)]
-        if self._removed_early:
-            items = [item for item in items if item.id not in self._removed_early]
+        if counter <= self.cleared.get(origin, 0):
+            items = []
+        if self.removed_early:
+            items = [item for item in items if item.id not in self.removed_early]
         start = len(self.items)
         self.items += items
         return items, partial(self.items.__delitem__, slice(start, start + len(items)))
@@ -73,31 +107,30 @@ class History:
     def remove(self, change: Change, appended: Callable[[str], int]) -> tuple[Item | None, Undo]:
         """Remove the item that a remove names; None if it is gone already.
 
-        `appended(origin)` is the highest counter of that origin that was folded. A log that was rebuilt after a loss
-        may hold a remove before its append; then the item is hidden as soon as it comes.
+        `appended(origin)` is the highest counter of that origin that was folded.
         """
-        target = _decode_id(change.body)
+        target = decode_removal(change.body)
         index = self._find(target)
         if index is not None:
             item = self.items.pop(index)
             return item, partial(self.items.insert, index, item)
-        if appended(target.origin) >= target.counter or target in self._removed_early:
+        if appended(target.origin) >= target.counter or target in self.removed_early:
             return None, _nothing
-        self._removed_early.add(target)
-        return None, partial(self._removed_early.discard, target)
+        self.removed_early.add(target)
+        return None, partial(self.removed_early.discard, target)
 
     def clear(self, change: Change) -> tuple[int, Undo]:
         """Remove what the author of a clear had seen; returns how many."""
-        before = self.items
-        self.items = [
-            item
-            for item in before
-            if item.seq > change.base and not (item.origin == change.origin and item.counter < change.counter)
-        ]
-        return len(before) - len(self.items), partial(self._put_back, before)
+        before, cleared_before = self.items, self.cleared
+        cleared = dict(cleared_before)
+        for origin, counter in (*decode_clear(change.body).items(), (change.origin, change.counter - 1)):
+            cleared[origin] = max(counter, cleared.get(origin, 0))
+        self.items = [item for item in before if item.counter > cleared.get(item.origin, 0)]
+        self.cleared = cleared
+        return len(before) - len(self.items), partial(self._put_back, before, cleared_before)
 
-    def _put_back(self, items: list[Item]) -> None:
-        self.items = items
+    def _put_back(self, items: list[Item], cleared: Mapping[str, int]) -> None:
+        self.items, self.cleared = items, cleared
 
     def _find(self, target: ItemId) -> int | None:
         """Nearly every removed item is near the end, so look from there."""
@@ -108,11 +141,11 @@ class History:
         return None
 
 
-def _decode_id(body: bytes) -> ItemId:
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes, problem: str) -> T:
     try:
-        return _id_decoder.decode(body)
+        return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedChange(f"a remove names no item: {error}") from error
+        raise MalformedChange(f"{problem}: {error}") from error
 
 
 def _nothing() -> None:

@@ -7,12 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from localfirst.aside import Quarantine
 from localfirst.clock import HybridClock
 from localfirst.errors import StoreBusy, StoreClosed
 from localfirst.events import Listeners, SessionEvent, news_of
 from localfirst.fold import Fold
-from localfirst.log import Backlog, Head, Log, SessionKey
-from localfirst.rows import patiently
+from localfirst.identity import Identity, fingerprint
+from localfirst.log import Log
+from localfirst.records import Backlog, Head, SessionKey
+from localfirst.rows import Rows, patiently
+from localfirst.turns import Owner, Turns
 from localfirst.view import Plan, View, Views
 from localfirst.writer import Writer
 
@@ -23,8 +27,13 @@ class Local:
     """Reads and writes sessions of one namespace in one directory; `soon` is what coroutines call."""
 
     def __init__(self, path: Path, namespace: str, *, fsync: bool, listeners: Listeners) -> None:
-        self.log = Log(path / "data", fsync=fsync)
-        self.replica_id = patiently(self.log.replica_id)
+        rows = Rows(path / "data", fsync=fsync)
+        self.log = Log(rows)
+        self.identity = Identity(rows)
+        self.quarantine = Quarantine(rows)
+        self.turns = Turns(self.log)
+        self.owner = Owner(path)
+        patiently(partial(self.identity.check_host, fingerprint(rows.file)))
         self.wrote: Callable[[], None] | None = None
         """Called after each write, if there is somebody to be told."""
         self._path = path
@@ -38,9 +47,16 @@ class Local:
         self._views = Views(self._make_view)
         self._writer = Writer()
 
+    @property
+    def replica_id(self) -> str:
+        """The name of this directory among the replicas."""
+        return patiently(self.identity.replica_id)
+
     def _make_view(self, key: SessionKey, session_id: str) -> View:
-        head = Head(self._namespace, session_id)
-        return View(self.log, self.replica_id, self._clock, key, head, partial(self._listeners.any_for, key))
+        return View(self.log, self._clock, key, self._new_head(session_id), partial(self._listeners.any_for, key))
+
+    def _new_head(self, session_id: str) -> Head:
+        return Head(self._namespace, session_id, origin=self.replica_id)
 
     def check_open(self) -> None:
         """Raise `StoreClosed` if it is."""
@@ -66,30 +82,39 @@ class Local:
                 pass
         return await self._writer.run_aside(partial(_look, view, look))
 
-    def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
-        """Carry out what a plan decides; returns when it is on disk."""
-        self.check_open()
-        patiently(partial(self._write, key, session_id, plan, fresh))
+    def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False, turn: int = 0) -> None:
+        """Carry out what a plan decides, as part of a turn or (0) by itself; returns when it is on disk."""
+        patiently(partial(self._write, self.view(key, session_id), plan, fresh, turn))
 
-    async def write_soon(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False) -> None:
+    async def write_soon(
+        self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False, turn: int = 0
+    ) -> None:
         """As `write`; a busy directory is waited for off the event loop."""
-        costly = self.view(key, session_id).is_costly()
-        run = self._writer.run_aside if costly else self._writer.run
-        await run(partial(self._write, key, session_id, plan, fresh))
+        view = self.view(key, session_id)
+        run = self._writer.run_aside if view.is_costly() else self._writer.run
+        await run(partial(self._write, view, plan, fresh, turn))
 
-    def _write(self, key: SessionKey, session_id: str, plan: Plan, fresh: bool) -> None:
-        if self.view(key, session_id).write(plan, fresh=fresh) and self.wrote is not None:
+    def _write(self, view: View, plan: Plan, fresh: bool, turn: int) -> None:
+        if view.write(plan, fresh=fresh, turn=turn) and self.wrote is not None:
             self.wrote()
+
+    async def run_soon(self, call: Callable[[], T]) -> T:
+        """A small call, in its place among those of coroutines; a busy directory is waited for off the event loop."""
+        return await self._writer.run(call)
+
+    def new_turn(self) -> int:
+        """A number for a turn: odd, see `localfirst.change.in_turn`."""
+        return self._clock.now() | 1
 
     def follow(self, key: SessionKey, session_id: str) -> None:
         """Make a session known on this disk, so that it comes when another replica writes to it."""
         self.check_open()
-        patiently(partial(self.log.create, key, Head(self._namespace, session_id)))
+        patiently(partial(self.log.create, key, self._new_head(session_id)))
 
     async def follow_soon(self, key: SessionKey, session_id: str) -> None:
         """As `follow`; a busy directory is waited for off the event loop."""
         self.check_open()
-        await self._writer.run(partial(self.log.create, key, Head(self._namespace, session_id)))
+        await self._writer.run(partial(self.log.create, key, self._new_head(session_id)))
 
     def sessions(self, prefix: str) -> Iterator[tuple[SessionKey, str]]:
         """The sessions that are known on this disk and whose id begins with a prefix, in the order of their ids."""
@@ -125,10 +150,12 @@ class Local:
         """Finish what is under way, and release the directory. Closing twice is fine."""
         self._closed = True
         self._writer.close()
+        self.owner.release()
         self.log.rows.close()
 
     def forked(self) -> None:
         """In a child process: threads did not come along, and locks may have been held by them."""
+        self.owner.forked()
         self._start()
 
 

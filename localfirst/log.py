@@ -1,201 +1,143 @@
 """The log of a local store: what every session is made of, as rows on disk.
 
-Three kinds of rows, each key starting with a letter and the session's key (a hash of namespace and id):
+Each key starts with a letter and the session's key (a hash of namespace and id):
 
-    h <session>             head: the session's name, how far it follows the central log, what of ours is in there
-    c <session> <counter>   one change made here; written once, never touched again
-    p <session> <seq>       one page of the central log: changes of others, and the seqs that ours were given
+    h <session>                  head: the session's name, how far it follows the central log, what of ours is in there
+    c <session> <slot>           one change made here; written once, never altered
+    p <session> <volume> <seq>   one page of the central log: changes of others, and the seqs that ours were given
+    k <session> <volume> <part>  a part of the checkpoint that stands for what was before the pages
+    g <session> <volume>         that volume is being made, or is to be removed
 
-An agent's call inserts one `c` row. The unique key makes that a compare-and-swap as well: a counter that another
-process took meanwhile is refused. Replication writes `p` and `h` rows, in one small transaction a round.
+An agent's call inserts one `c` row behind all others of its session, or none: a compare-and-swap, by which of two
+processes that take the same slot one is refused. So the last `c` row of a session is never deleted. Replication writes
+`p` and `h` rows, in one small transaction a round. What takes more than that is put into a new volume row by row, and
+taken by changing the head.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from hashlib import blake2b
-from pathlib import Path
-from typing import NamedTuple
+from typing import Final
 
 import msgspec
 
-from localfirst.change import EMPTY_DIGEST, Change, decode_change, encode_change, new_id
+from localfirst.change import Change, decode_change, encode_change
 from localfirst.errors import MalformedChange, StoreCorrupt
+from localfirst.records import (
+    CHANGE,
+    GARBAGE,
+    HEAD,
+    KEY_BYTES,
+    PAGE,
+    PART,
+    VOLUME_BYTES,
+    Backlog,
+    Head,
+    Kept,
+    Page,
+    Rename,
+    Rest,
+    SessionKey,
+    Touched,
+    number,
+    span,
+)
+from localfirst.renumber import renumber
 from localfirst.rows import RowExists, Rows
 
-SessionKey = bytes
+PART_BYTES: Final = 1 << 18
+"""Of a checkpoint, in one row and one transaction."""
+SWEEP_ROWS: Final = 200
+"""How many rows are removed in one transaction."""
+STALE_SECONDS: Final = 3600.0
+"""After which a volume that was never finished is removed."""
 
-_HEAD, _CHANGE, _PAGE = b"h", b"c", b"p"
-_REPLICA, _SETTLED = b"s:replica", b"s:settled"
-_KEY_BYTES = 16
-_ROWS_AT_ONCE = 64
-
-
-class Head(msgspec.Struct, frozen=True, array_like=True):
-    """Where a session stands; one row, replaced by each round of replication."""
-
-    namespace: str
-    session_id: str
-    generation: str | None = None
-    """Of the central log that the pages follow. None: never seen one."""
-    seq: int = 0
-    """The last entry of the central log that is here."""
-    digest: int = EMPTY_DIGEST
-    """Of the central log up to `seq`."""
-    acked: int = 0
-    """The highest counter of ours in the central log. What is above is pending."""
-    epoch: int = 0
-    """Changes when pages that were read before are no longer true."""
-
-
-class OwnRange(msgspec.Struct, frozen=True, array_like=True):
-    """Consecutive changes of ours that were admitted at consecutive seqs."""
-
-    seq: int
-    admitted_at: int
-    counter: int
-    count: int
-
-
-class Foreign(msgspec.Struct, frozen=True, array_like=True):
-    """One admitted change that is kept in the page itself; wire encoding."""
-
-    seq: int
-    admitted_at: int
-    data: bytes
-
-
-class Page(msgspec.Struct, frozen=True, array_like=True):
-    """A stretch of the central log; the two lists cover consecutive seqs between them."""
-
-    own: list[OwnRange]
-    foreign: list[Foreign]
-
-    @property
-    def first(self) -> int:
-        """The lowest seq in it."""
-        return min([entry.seq for entry in self.own] + [entry.seq for entry in self.foreign])
-
-
-class Rest(NamedTuple):
-    """What of a session was not read yet."""
-
-    head: Head | None
-    pages: list[Page]
-    changes: list[Change]
-
-
-class Touched(NamedTuple):
-    """What happened on disk."""
-
-    written: set[SessionKey]
-    """Sessions with new changes of ours."""
-    asked: set[SessionKey]
-    """Sessions that were never in the central store as far as is known here, and that somebody began to use."""
-
-
-class Backlog(NamedTuple):
-    """What of a session waits for the central store."""
-
-    changes: int
-    bytes: int
-    oldest: float
-    """Unix time."""
-
+_SETTLED: Final = b"s:settled"
+_MAKING: Final = b"making"
+_ROWS_AT_ONCE: Final = 64
+_PAGES_AT_ONCE: Final = 8
 
 _encode = msgspec.msgpack.Encoder().encode
 _head_decoder = msgspec.msgpack.Decoder(Head)
 _page_decoder = msgspec.msgpack.Decoder(Page)
 
 
-def session_key(namespace: str, session_id: str) -> SessionKey:
-    """16 bytes that stand for a session in the keys of its rows."""
-    return blake2b(f"{namespace}\0{session_id}".encode(), digest_size=_KEY_BYTES).digest()
-
-
 class Log:
     """The sessions of one directory. Calls raise `StoreBusy` rather than wait, see `localfirst.rows.patiently`."""
 
-    def __init__(self, directory: Path, *, fsync: bool = False) -> None:
-        self.rows = Rows(directory, fsync=fsync)
-
-    def replica_id(self) -> str:
-        """The random id of this store among the replicas, made at the first call."""
-        found = self.rows.get(_REPLICA)
-        if found is None:
-            with suppress(RowExists):  # Another process opened the directory at the same time.
-                self.rows.insert(_REPLICA, new_id().encode())
-            found = self.rows.get(_REPLICA)
-        if not found or not found.isascii():
-            raise StoreCorrupt(f"{self.rows.directory} holds no replica id")
-        return found.decode()
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
 
     # What an agent's calls need.
 
     def head(self, key: SessionKey) -> Head | None:
         """The head of a session; None if it was never written here."""
-        value = self.rows.get(_HEAD + key)
+        value = self.rows.get(HEAD + key)
         return None if value is None else self._decode_head(value)
 
     def create(self, key: SessionKey, head: Head) -> None:
         """Make a session known here; fine if it is already."""
         with suppress(RowExists):
-            self.rows.insert(_HEAD + key, _encode(head))
+            self.rows.insert(HEAD + key, _encode(head))
 
-    def append(self, key: SessionKey, changes: Sequence[Change]) -> bool:
-        """Store changes of this replica, all or none. False: a counter is taken, read the rest first."""
+    def append(self, key: SessionKey, slot: int, changes: Sequence[Change]) -> bool:
+        """Store changes of this replica from a slot on, all or none. False: it is taken, read the rest first."""
+        upper = span(CHANGE + key)[1]
         try:
             if len(changes) == 1:
-                self.rows.insert(_change_key(key, changes[0].counter), encode_change(changes[0]))
+                self.rows.insert_last(_slot_key(key, slot), encode_change(changes[0]), upper)
                 return True
             with self.rows.transaction():
-                for change in changes:
-                    self.rows.insert(_change_key(key, change.counter), encode_change(change))
+                for place, change in enumerate(changes, start=slot):
+                    self.rows.insert_last(_slot_key(key, place), encode_change(change), upper)
         except RowExists:
             return False
         return True
 
-    def rest(self, key: SessionKey, after_seq: int, after_counter: int, epoch: int) -> Rest:
-        """What was written since; everything, if `epoch` is no longer the session's."""
+    def rest(self, key: SessionKey, after_seq: int, after_slot: int, epoch: int) -> Rest:
+        """What was written since; everything, if that can't be told any more."""
         with self.rows.snapshot():
             head = self.head(key)
-            if head is not None and head.epoch != epoch:
-                after_seq = after_counter = 0
-            pages = self.rows.range(*_span(_PAGE, key, after_seq))
-            changes = self.rows.range(*_span(_CHANGE, key, after_counter))
-        return Rest(
-            head,
-            [self._decode_page(value) for _, value in pages],
-            [self._decode_change(value) for _, value in changes],
-        )
+            if head is None:
+                return Rest(None, False, None, [], [])
+            whole = head.epoch != epoch or after_seq < head.floor
+            if whole:
+                after_seq, after_slot = head.floor, head.bottom
+            parts = self.rows.range(*span(PART + key + head.volume)) if whole and head.floor else []
+            pages = self.rows.range(*span(PAGE + key + head.volume, after_seq))
+            changes = self._slots(key, max(after_slot, head.bottom))
+        checkpoint = b"".join(value for _, value in parts) if parts else None
+        return Rest(head, whole, checkpoint, [self._decode_page(value) for _, value in pages], changes)
 
     def is_long(self, key: SessionKey, rows: int = 500) -> bool:
         """Whether a session has more than so many rows of one kind; cheap."""
-        return any(self.rows.has_more(*_span(kind, key, 0), rows) for kind in (_CHANGE, _PAGE))
+        return any(self.rows.has_more(*span(kind + key), rows) for kind in (CHANGE, PAGE))
 
     def heads(
         self, namespace: str, after: SessionKey = b"", limit: int = 1000
     ) -> tuple[list[tuple[SessionKey, Head]], SessionKey | None]:
         """A page of the sessions that are known here, and where the next begins; None at the end."""
-        rows = self.rows.range(_HEAD + after, bytes([_HEAD[0] + 1]), limit)
+        rows = self.rows.range(HEAD + after, bytes([HEAD[0] + 1]), limit)
         heads = [(row_key[1:], self._decode_head(value)) for row_key, value in rows]
         following = rows[-1][0][1:] + b"\0" if len(rows) == limit else None
         return [(key, head) for key, head in heads if head.namespace == namespace], following
 
     # What replication needs.
 
-    def last_counter(self, key: SessionKey) -> int:
-        """The counter of the newest change made here; 0 if there is none."""
-        rows = self.rows.range(*_span(_CHANGE, key, 0), limit=1, reverse=True)
+    def last_slot(self, key: SessionKey) -> int:
+        """The slot of the newest change made here; 0 if there is none."""
+        rows = self.rows.range(*span(CHANGE + key), limit=1, reverse=True)
         return int.from_bytes(rows[0][0][-8:], "big") if rows else 0
 
     def run(self, key: SessionKey, after: int, limit: int, max_bytes: int = 1 << 62) -> list[bytes]:
-        """Changes made here with counters above `after`: wire encoding, consecutive, at least one if there is any."""
+        """Changes made here in slots above `after`: wire encoding, consecutive, at least one if there is any."""
         changes: list[bytes] = []
         size = 0
         while len(changes) < limit and size < max_bytes:
-            rows = self.rows.range(*_span(_CHANGE, key, after + len(changes)), min(limit - len(changes), _ROWS_AT_ONCE))
+            rows = self.rows.range(*span(CHANGE + key, after + len(changes)), min(limit - len(changes), _ROWS_AT_ONCE))
             for _, value in rows:
                 changes.append(value)
                 size += len(value)
@@ -205,43 +147,151 @@ class Log:
                 break
         return changes
 
-    def settle(self, key: SessionKey, before: Head, after: Head, pages: Sequence[Page]) -> bool:
+    def change(self, key: SessionKey, slot: int) -> bytes | None:
+        """The change in a slot, wire encoding; None if there is none."""
+        return self.rows.get(_slot_key(key, slot)) or None if slot > 0 else None
+
+    def settle(
+        self, key: SessionKey, before: Head, after: Head, pages: Sequence[Page] = (), rename: Rename | None = None
+    ) -> Head | None:
         """Take stretches of the central log into the session, and move its head, in one transaction.
 
-        False, and nothing is written, if the head is not `before` any more: another process was faster. With another
-        epoch, the pages of the old one go.
+        Returns the head as it is then; None, and nothing is written, if it is not `before` any more: another process
+        was faster. A new volume must have been begun and be filled; the old one is removed later, see `sweep`.
         """
         with self.rows.transaction():
             if self.head(key) != before:
-                return False
-            if after.epoch != before.epoch:
-                self.rows.delete_range(*_span(_PAGE, key, 0))
+                return None
+            if after.volume != before.volume:
+                if self.rows.get(GARBAGE + key + after.volume) is None:
+                    return None  # It took so long that somebody else took it for forgotten.
+                self.rows.delete_range(*_exactly(GARBAGE + key + after.volume))
+                self.rows.put(GARBAGE + key + before.volume, b"")
             for page in pages:
-                if page.own or page.foreign:
-                    self.rows.insert(_page_key(key, page.first), _encode(page))
-            self.rows.put(_HEAD + key, _encode(after))
-            return True
+                if page:
+                    self.rows.insert(PAGE + key + after.volume + number(page.first), _encode(page))
+            if rename is not None:
+                after = self._rename(key, after, rename)
+            if after.acked < before.acked:
+                self.rows.put(_SETTLED, number(0))  # What was admitted is not any more.
+            self.rows.put(HEAD + key, _encode(after))
+            return after
 
-    def pages(self, key: SessionKey) -> list[Page]:
-        """The central log of a session as it is known here."""
-        return [self._decode_page(value) for _, value in self.rows.range(*_span(_PAGE, key, 0))]
+    def _rename(self, key: SessionKey, head: Head, rename: Rename) -> Head:
+        """Pending changes move behind all slots that were ever used, so that nobody takes one of the old slots."""
+        rows = [(slot, value) for slot, value in self._slots(key, rename.start - 1) if value]
+        last = self.last_slot(key)
+        moved = [self._decode_change(value) for slot, value in rows if slot not in rename.drop]
+        kept = self._decode_change(rows[0][1]).counter - 1 if rows else 0
+        renamed = renumber(moved, rename.origin, rename.first, kept)
+        mark = last + 1
+        self.rows.insert(_slot_key(key, mark), b"")
+        for slot, change in enumerate(renamed, start=mark + 1):
+            self.rows.insert(_slot_key(key, slot), encode_change(change))
+        self.rows.delete_range(*span(CHANGE + key, rename.start - 1, last))
+        return msgspec.structs.replace(
+            head,
+            origin=rename.origin,
+            offset=mark - (rename.first - 1),
+            first=rename.first,
+            acked=mark,
+            epoch=head.epoch + 1,
+        )
+
+    def pages(self, key: SessionKey, volume: bytes, after: int = -1) -> list[Page]:
+        """The next pages of a volume, that begin after a seq: a few, none at the end."""
+        rows = self.rows.range(*span(PAGE + key + volume, after), _PAGES_AT_ONCE)
+        return [self._decode_page(value) for _, value in rows]
+
+    def page_ends(self, key: SessionKey, head: Head) -> list[int]:
+        """The seqs of the last entries of a session's pages."""
+        firsts = [int.from_bytes(row_key[-8:], "big") for row_key in self.rows.keys(*span(PAGE + key + head.volume))]
+        return [first - 1 for first in firsts[1:]] + [head.seq] if firsts else []
+
+    def entries(self, key: SessionKey, page: Page) -> list[Kept]:
+        """The entries in a page, in order, with those of ours from their own rows."""
+        entries = [Kept(each.seq, each.admitted_at, each.data, each.add) for each in page.foreign]
+        for own in page.own:
+            changes = self.run(key, own.slot - 1, own.count)
+            if len(changes) < own.count:
+                raise StoreCorrupt(f"a change made here was admitted at {own.seq}, but is not on disk any more")
+            entries += [Kept(own.seq + place, own.admitted_at, data, b"") for place, data in enumerate(changes)]
+        return sorted(entries)
+
+    def checkpoint(self, key: SessionKey, volume: bytes) -> bytes | None:
+        """The checkpoint in a volume; None if it has none."""
+        parts = self.rows.range(*span(PART + key + volume))
+        return b"".join(value for _, value in parts) if parts else None
+
+    # Volumes.
+
+    def begin(self, key: SessionKey) -> bytes:
+        """Begin a new volume for a session, and return its name."""
+        volume = os.urandom(VOLUME_BYTES)
+        self.rows.insert(GARBAGE + key + volume, _MAKING)
+        return volume
+
+    def add_page(self, key: SessionKey, volume: bytes, page: Page) -> None:
+        """Put a page into a volume that is being made."""
+        if page:
+            self.rows.insert(PAGE + key + volume + number(page.first), _encode(page))
+
+    def add_checkpoint(self, key: SessionKey, volume: bytes, part: int, data: bytes) -> None:
+        """Put a part of a checkpoint (at most `PART_BYTES`) into a volume that is being made."""
+        self.rows.insert(PART + key + volume + number(part), data)
+
+    def forget(self, key: SessionKey, volume: bytes) -> None:
+        """Give up a volume that was begun."""
+        self.rows.put(GARBAGE + key + volume, b"")
+
+    def sweep(self, limit: int = SWEEP_ROWS) -> bool:
+        """Remove some rows of volumes that are no longer used, in one small transaction. False: there are none."""
+        for row_key, value in self.rows.range(*span(GARBAGE), 16):
+            key, volume = row_key[1 : 1 + KEY_BYTES], row_key[1 + KEY_BYTES :]
+            if value == _MAKING and not self._is_stale(row_key):
+                continue
+            self._sweep(key, volume, limit)
+            return True
+        return False
+
+    def _is_stale(self, row_key: bytes) -> bool:
+        _, _, since = self.rows.measure(*_exactly(row_key))
+        return time.time() - since > STALE_SECONDS
+
+    def _sweep(self, key: SessionKey, volume: bytes, limit: int) -> None:
+        with self.rows.transaction():
+            self.rows.put(GARBAGE + key + volume, b"")  # From here on, nobody takes it.
+            head = self.head(key)
+            if head is not None and head.volume == volume:
+                self.rows.delete_range(*_exactly(GARBAGE + key + volume))
+                return
+            spans = [span(kind + key + volume) for kind in (PART, PAGE)]
+            if head is not None:
+                spans.append(span(CHANGE + key, last=min(head.bottom, self.last_slot(key) - 1)))
+            for lower, upper in spans:
+                limit -= self.rows.delete_range(lower, upper, limit)
+                if limit <= 0:
+                    return
+            self.rows.delete_range(*_exactly(GARBAGE + key + volume))
+
+    # What is pending.
 
     def touched_since(self, rowid: int, namespace: str) -> tuple[Touched, int]:
         """What any process did in a namespace after a row; and the last row now."""
-        prefixes, last = self._prefixes_since(rowid, _CHANGE, _HEAD)
-        written = self._of((prefix[1:] for prefix in prefixes if prefix[:1] == _CHANGE), namespace)
-        asked = self._of((prefix[1:] for prefix in prefixes if prefix[:1] == _HEAD), namespace)
+        prefixes, last = self._prefixes_since(rowid, CHANGE, HEAD)
+        written = self._of((prefix[1:] for prefix in prefixes if prefix[:1] == CHANGE), namespace)
+        asked = self._of((prefix[1:] for prefix in prefixes if prefix[:1] == HEAD), namespace)
         return Touched(set(written), {key for key, head in asked.items() if head.generation is None}), last
 
     def waiting(self, namespace: str) -> set[SessionKey]:
         """The sessions of a namespace of which something waits for the central store."""
         heads = self._of(self._unsettled(), namespace)
-        return {key for key, head in heads.items() if self.last_counter(key) > head.acked}
+        return {key for key, head in heads.items() if self.last_slot(key) > head.acked}
 
     def backlog(self, namespace: str) -> dict[SessionKey, Backlog]:
         """What of a namespace waits for the central store, by session."""
         heads = self._of(self._unsettled(), namespace)
-        found = {key: Backlog(*self.rows.measure(*_span(_CHANGE, key, head.acked))) for key, head in heads.items()}
+        found = {key: Backlog(*self.rows.measure(*span(CHANGE + key, head.acked))) for key, head in heads.items()}
         return {key: backlog for key, backlog in found.items() if backlog.changes}
 
     def mark_settled(self) -> bool:
@@ -252,23 +302,29 @@ class Log:
         last = self.rows.last_row()
         for key in self._unsettled():
             head = self.head(key)
-            if head is None or self.last_counter(key) > head.acked:
+            if head is None or self.last_slot(key) > head.acked:
                 return False
-        self.rows.put(_SETTLED, last.to_bytes(8, "big"))
+        self.rows.put(_SETTLED, number(last))
         return True
 
     def _unsettled(self) -> Iterable[SessionKey]:
         """Sessions with changes of ours that were not seen settled yet."""
         settled = int.from_bytes(self.rows.get(_SETTLED) or b"", "big")
-        return [prefix[1:] for prefix in self._prefixes_since(settled, _CHANGE, _CHANGE)[0]]
+        return [prefix[1:] for prefix in self._prefixes_since(settled, CHANGE, CHANGE)[0]]
 
     def _prefixes_since(self, rowid: int, first: bytes, last: bytes) -> tuple[set[bytes], int]:
         """Kind and session of the rows of some kinds that were added after a row; and the last row now."""
-        return self.rows.prefixes_since(rowid, first, bytes([last[0] + 1]), 1 + _KEY_BYTES)
+        return self.rows.prefixes_since(rowid, first, bytes([last[0] + 1]), 1 + KEY_BYTES)
 
     def _of(self, keys: Iterable[SessionKey], namespace: str) -> dict[SessionKey, Head]:
         heads = {key: self.head(key) for key in keys}
         return {key: head for key, head in heads.items() if head is not None and head.namespace == namespace}
+
+    # Decoding.
+
+    def _slots(self, key: SessionKey, after: int) -> list[tuple[int, bytes]]:
+        rows = self.rows.range(*span(CHANGE + key, after))
+        return [(int.from_bytes(row_key[-8:], "big"), value) for row_key, value in rows]
 
     def _decode_head(self, value: bytes) -> Head:
         try:
@@ -289,14 +345,9 @@ class Log:
             raise StoreCorrupt(f"{self.rows.directory} holds a page that can't be decoded: {error}") from error
 
 
-def _change_key(key: SessionKey, counter: int) -> bytes:
-    return _CHANGE + key + counter.to_bytes(8, "big")
+def _slot_key(key: SessionKey, slot: int) -> bytes:
+    return CHANGE + key + number(slot)
 
 
-def _page_key(key: SessionKey, seq: int) -> bytes:
-    return _PAGE + key + seq.to_bytes(8, "big")
-
-
-def _span(kind: bytes, key: SessionKey, after: int) -> tuple[bytes, bytes]:
-    """Bounds of the rows of a session with numbers above `after`."""
-    return kind + key + (after + 1).to_bytes(8, "big"), kind + key + b"\xff" * 9
+def _exactly(row_key: bytes) -> tuple[bytes, bytes]:
+    return row_key, row_key + b"\0"

@@ -9,7 +9,7 @@ from localfirst import jsonvalue
 from localfirst.change import CLEAR, DELETE, INCREMENT, PUT, REMOVE
 from localfirst.errors import InvalidItem
 from localfirst.fold import Fold
-from localfirst.history import encode_removal
+from localfirst.history import encode_clear, encode_removal
 from localfirst.metadata import RULES, Rule, encode_delete, encode_increment, encode_put, is_number
 from localfirst.view import Plan, Step
 
@@ -37,7 +37,8 @@ def always(*steps: Step) -> Plan:
 
 def clear(fold: Fold) -> list[Step]:
     """Nothing where there is nothing to clear."""
-    return [(CLEAR, b"{}")] if fold.items else []
+    seen = {item.origin: fold.counter(item.origin) for item in fold.items}
+    return [(CLEAR, encode_clear(seen))] if seen else []
 
 
 def encode_items(items: Sequence[Any]) -> list[bytes]:

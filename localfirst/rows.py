@@ -32,7 +32,7 @@ from localfirst.errors import (
     StoreUnwritable,
 )
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 PATIENCE: Final = 30.0
 """Seconds to wait for other processes' commits before giving up with `StoreBusy`."""
 
@@ -46,6 +46,10 @@ _SETTINGS: Final = {
 }
 _FORMAT_KEY: Final = "localfirst_format"
 _INSERT: Final = f"INSERT INTO Cache (key, raw, store_time, mode, value) VALUES (?, 1, ?, {MODE_RAW}, ?)"
+_INSERT_LAST: Final = (
+    f"INSERT INTO Cache (key, raw, store_time, mode, value) SELECT ?, 1, ?, {MODE_RAW}, ?"
+    " WHERE NOT EXISTS (SELECT 1 FROM Cache WHERE key >= ? AND key < ?)"
+)
 _READABLE: Final = f"raw = 1 AND mode = {MODE_RAW} AND typeof(key) = 'blob' AND typeof(value) = 'blob'"
 
 T = TypeVar("T")
@@ -92,6 +96,7 @@ class Rows:
 
     def __init__(self, directory: Path, *, fsync: bool = False) -> None:
         self.directory = directory
+        self.file = directory / DBNAME
         _prepare_directory(directory)
         self._connections = Connections(directory, fsync=fsync)
         patiently(self._open)
@@ -103,7 +108,10 @@ class Rows:
             if self._format() is None:
                 self._create()
         if (found := self._format()) != FORMAT:
-            raise ConfigurationError(f"{self.directory} has format {found}, this localfirst knows {FORMAT}: upgrade it")
+            raise ConfigurationError(
+                f"{self.directory} has format {found}, this localfirst knows {FORMAT}: open it with the version that"
+                " made it, or open another directory"
+            )
 
     def _format(self) -> Any:
         with self._using() as execute:
@@ -180,6 +188,16 @@ class Rows:
             rows = execute(query, (lower, upper, limit)).fetchall()
         return [(key, self._checked(key, value, readable)) for key, value, readable in rows]
 
+    def keys(self, lower: bytes, upper: bytes) -> list[bytes]:
+        """The keys with lower <= key < upper, in order."""
+        with self._using() as execute:
+            return [
+                key
+                for (key,) in execute(
+                    "SELECT key FROM Cache WHERE key >= ? AND key < ? ORDER BY key, raw", (lower, upper)
+                )
+            ]
+
     def has_more(self, lower: bytes, upper: bytes, count: int) -> bool:
         """Whether more than so many rows have lower <= key < upper."""
         with self._using() as execute:
@@ -188,17 +206,25 @@ class Rows:
 
     def insert(self, key: bytes, value: bytes) -> None:
         """Add a row; raises `RowExists` if the key is taken."""
+        with self._using() as execute, self._connections.writing:
+            try:
+                execute(_INSERT, (key, time.time(), value))
+            except sqlite3.IntegrityError:
+                raise RowExists from None
+
+    def insert_last(self, key: bytes, value: bytes, upper: bytes) -> None:
+        """Add a row; raises `RowExists` if there is one with key <= its key < upper."""
         try:
             connection = self._connections.acquire()
             try:
                 with self._connections.writing:
-                    connection.sqlite.execute(_INSERT, (key, time.time(), value))
+                    added = connection.sqlite.execute(_INSERT_LAST, (key, time.time(), value, key, upper)).rowcount
             finally:
                 connection.lock.release()
-        except sqlite3.IntegrityError:
-            raise RowExists from None
         except sqlite3.Error as error:
             _translate(error, self.directory)
+        if not added:
+            raise RowExists
 
     def put(self, key: bytes, value: bytes) -> None:
         """Add a row, or give it another value."""
@@ -209,8 +235,9 @@ class Rows:
                 (key, time.time(), value),
             )
 
-    def delete_range(self, lower: bytes, upper: bytes) -> None:
-        """Remove the rows with lower <= key < upper; in a transaction.
+    def delete_range(self, lower: bytes, upper: bytes, limit: int = -1) -> int:
+        """Remove the rows with lower <= key < upper, the first of them up to a limit; returns how many. In a
+        transaction.
 
         The guard row takes the greatest rowid first, so that SQLite gives no rowid twice and `added_since` misses none.
         """
@@ -219,7 +246,10 @@ class Rows:
                 "INSERT OR REPLACE INTO Cache (rowid, key, raw, mode, value)"
                 f" VALUES ((SELECT max(rowid) + 1 FROM Cache), x'00', 1, {MODE_RAW}, x'')"
             )
-            execute("DELETE FROM Cache WHERE key >= ? AND key < ?", (lower, upper))
+            return execute(
+                "DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache WHERE key >= ? AND key < ? LIMIT ?)",
+                (lower, upper, limit),
+            ).rowcount
 
     def prefixes_since(self, rowid: int, lower: bytes, upper: bytes, length: int) -> tuple[set[bytes], int]:
         """The first bytes of keys in a range that were added after a rowid, each once, and the last rowid now.
@@ -269,6 +299,14 @@ class Rows:
         """Move the write-ahead log into the database as far as that disturbs nobody."""
         with self._using() as execute:
             execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def give_back(self, pages: int = 64) -> bool:
+        """Return some of the space of deleted rows to the disk. False: there was none."""
+        with self._using() as execute, self._connections.writing:
+            if not execute("PRAGMA freelist_count").fetchone()[0]:
+                return False
+            execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        return True
 
     def close(self) -> None:
         """Close the connections of all threads; later calls raise `StoreClosed`."""

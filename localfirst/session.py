@@ -16,13 +16,14 @@ from localfirst.errors import InvalidItem
 from localfirst.events import SessionEvent
 from localfirst.export import read_export, write_export
 from localfirst.fold import Fold
-from localfirst.log import session_key
 from localfirst.metadata import (
     Conflict,
     Rule,
     encode_put,
     is_number,
 )
+from localfirst.records import session_key
+from localfirst.turn import Turn, turn_of
 from localfirst.view import Plan, Step
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Session:
         """
         encoded = plans.encode_items(items)
         steps = [(APPEND, jsonvalue.join(encoded))] if encoded else []
-        await self._store._local.write_soon(self._key, self.session_id, plans.always(*steps))
+        await self._write_soon(plans.always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
@@ -94,7 +95,7 @@ class Session:
         """
         await self._hydrate_soon()
         popped = plans.Pop(plans.is_item)
-        await self._store._local.write_soon(self._key, self.session_id, popped, fresh=True)
+        await self._write_soon(popped, fresh=True)
         return self._popped(popped)
 
     async def clear_session(self) -> None:
@@ -103,7 +104,7 @@ class Session:
         >>> asyncio.run(session.clear_session()); len(session)
         0
         """
-        await self._store._local.write_soon(self._key, self.session_id, plans.clear, fresh=True)
+        await self._write_soon(plans.clear, fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Messages: the items that have a role and a content.
@@ -223,6 +224,23 @@ class Session:
         """
         self._hydrate()
         return self._read(lambda fold: list(fold.conflicts))
+
+    # Turns.
+
+    def turn(self) -> Turn:
+        """`async with session.turn():` (or plain `with`): what is written inside reaches other replicas together.
+
+        Until the block ends, no part of it is sent; then it goes as one unit. Here it is visible and on disk at once,
+        call by call. A block that raises ends its turn all the same: what it wrote is kept. If the process is killed
+        inside, what was written goes up as soon as another worker of the directory notices (at its next poll); a turn
+        that its process does not end goes up when nothing was written in the session for ten minutes. Calls of other
+        tasks are not part of the turn, but what they write to this session meanwhile waits for its end.
+
+        >>> with session.turn():
+        ...     _ = session.add_message("assistant", "Let me look.")
+        ...     session.set("looked", True)
+        """
+        return Turn(self._store._local, self._key, self.session_id)
 
     # Everything at once.
 
@@ -353,7 +371,12 @@ class Session:
         return self._store._local.read(self._key, self.session_id, look)
 
     def _write(self, plan: Plan, *, fresh: bool = False) -> None:
-        self._store._local.write(self._key, self.session_id, plan, fresh=fresh)
+        local = self._store._local
+        local.write(self._key, self.session_id, plan, fresh=fresh, turn=turn_of(local, self._key))
+
+    async def _write_soon(self, plan: Plan, *, fresh: bool = False) -> None:
+        local = self._store._local
+        await local.write_soon(self._key, self.session_id, plan, fresh=fresh, turn=turn_of(local, self._key))
 
     def _hydrate(self) -> None:
         self._store._hydrate(self._key, self.session_id, self._hydrate_timeout)

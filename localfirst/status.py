@@ -15,7 +15,7 @@ class StoreStatus:
 
     state: State
     """local: there is no central store. connecting: not reached yet. online: the last contact went well. offline: the
-    last did not, it is tried again and again. blocked: somebody must act (credentials, version), see `last_error`.
+    last did not, it is tried again and again. blocked: somebody must act (credentials, version, see `last_error`).
     stopped: no worker runs."""
     pending_changes: int
     """Changes made here that are not known to be in the central store."""
@@ -52,5 +52,46 @@ class SessionInfo:
     """None: never. Sessions do not expire in this version."""
     pending: int
     """Changes made here that are not known to be in the central store."""
-    state: Literal["local", "pending", "synced"]
-    """local: never in a central store. pending: changes wait for it. synced: none does."""
+    state: Literal["local", "pending", "synced", "quarantined"]
+    """local: never in a central store. pending: changes wait for it. synced: none does. quarantined: see
+    `Store.quarantined`."""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A session that can't be synced in one direction until somebody acts. In the other it goes on."""
+
+    session_id: str
+    direction: Literal["push", "pull"]
+    """push: the central store refuses what was written here. pull: what is there can't be read here."""
+    reason: str
+    since: datetime
+    """UTC."""
+
+
+@dataclass(frozen=True)
+class SessionCheck:
+    """What `Store.verify` found of one session."""
+
+    session_id: str
+    problem: str
+    """Empty: the digests agree."""
+    pending: int
+    """Changes made here that are not in the central store yet; they are on their way, and no problem."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `Store.verify` found."""
+
+    sessions: list[SessionCheck]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return not self.problems
+
+    @property
+    def problems(self) -> list[SessionCheck]:
+        """The sessions that have one."""
+        return [check for check in self.sessions if check.problem]

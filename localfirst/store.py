@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_data_path
 
+from localfirst.change import check_session_id
 from localfirst.errors import ConfigurationError, LocalFirstError
 from localfirst.events import Listeners, SessionEvent
 from localfirst.fold import Fold
+from localfirst.giving_up import give_up
 from localfirst.local import Local
-from localfirst.log import SessionKey
-from localfirst.options import Durability, WorkerKind, check_options
+from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options
+from localfirst.records import Aside, Direction, SessionKey, session_key
+from localfirst.rows import patiently
 from localfirst.session import Session
-from localfirst.status import SessionInfo, StoreStatus
+from localfirst.status import Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
+from localfirst.turn import check_no_turn
 from localfirst.view import View
 from localfirst.waiting import wait, wait_soon
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
     from sync.central.base import CentralStore
     from sync.host import Host
-    from sync.replicate import Settled
+    from sync.site import Notice, Settled
     from sync.status import SyncStatus
 
 _logger = logging.getLogger("localfirst")
@@ -49,6 +53,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     durability: Durability = "normal",
     poll_interval: float = 5.0,
     sync_interval: float = 0.02,
+    on_remote_loss: RemoteLoss = "reseed",
 ) -> Store:
     """Open the store in a directory, made with mode 0700 if it is missing.
 
@@ -63,6 +68,9 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
       call is on the disk when it returns.
     - `poll_interval`: seconds between looks at the central store when no hint comes.
     - `sync_interval`: at most one push in so many seconds; the first write after a quiet time goes at once.
+    - `on_remote_loss`: what to do when the central store has lost what it had, or is another one. `"reseed"`: send it
+      what is here, and say so (`SessionEvent.REMOTE_LOST`). `"ask"`: stop until `reseed` (the whole store) or `retry`
+      (one session) is called.
 
     Raises `ConfigurationError` for what can't work, whatever the network does.
 
@@ -79,6 +87,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
         durability=durability,
         poll_interval=poll_interval,
         sync_interval=sync_interval,
+        on_remote_loss=on_remote_loss,
     )
 
 
@@ -95,16 +104,17 @@ class Store:
         durability: Durability,
         poll_interval: float,
         sync_interval: float,
+        on_remote_loss: RemoteLoss,
     ) -> None:
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
-        check_options(remote, namespace, worker, durability, poll_interval, sync_interval)
+        check_options(remote, namespace, worker, durability, poll_interval, sync_interval, on_remote_loss)
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
         self._listeners = Listeners()
         self._remote: str | None = None
         connect = self._connector(remote)
         self._local = Local(self.path, namespace, fsync=durability == "full", listeners=self._listeners)
-        self.replica_id = self._local.replica_id
+        self._ask = on_remote_loss == "ask"
         self._synced: dict[SessionKey, float] = {}
         self._closed = False
         self._host = self._make_host(connect, worker, poll_interval, sync_interval) if connect else None
@@ -139,8 +149,9 @@ class Store:
         [('user-123', 1)]
         """
         least = idle_for if isinstance(idle_for, (timedelta, type(None))) else timedelta(seconds=idle_for)
+        stopped = {key for key, _ in self._stopped()}
         for key, session_id in self._local.sessions(prefix):
-            info = self._info(key, session_id)
+            info = self._info(key, session_id, stopped=key in stopped)
             if info.updated_at is None:
                 continue  # It was only asked for.
             if least is None or datetime.now(timezone.utc) - info.updated_at >= least:
@@ -166,12 +177,14 @@ class Store:
         >>> store.flush(timeout=5)
         """
         host = self._waitable_host("flush")
+        check_no_turn(self._local, "flush")
         if host is not None:
             wait(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
 
     async def aflush(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """As `flush`, without blocking the event loop."""
         host = self._open_host()
+        check_no_turn(self._local, "aflush")
         if host is not None:
             await wait_soon(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
 
@@ -210,12 +223,105 @@ class Store:
             last_synced_at=_utc(synced_at),
             last_error=sync.last_error if sync else None,
             clock_offset=sync.clock_offset if sync else None,
-            quarantined=sync.quarantined if sync else 0,
+            quarantined=len({key for key, _ in self._stopped()}),
             leader=bool(self._host and self._host.leads),
             remote=self._remote,
-            replica_id=self.replica_id,
+            replica_id=self._local.replica_id,
             path=str(self.path),
         )
+
+    # What needs somebody to act.
+
+    def quarantined(self) -> list[Quarantined]:
+        """The sessions that can't be synced in one direction until somebody acts, and why. All others go on.
+
+        >>> store.quarantined()
+        []
+        """
+        found = sorted(self._stopped().values(), key=lambda aside: (aside.session_id, aside.direction))
+        return [
+            Quarantined(
+                aside.session_id, aside.direction, aside.reason, datetime.fromtimestamp(aside.since, timezone.utc)
+            )
+            for aside in found
+        ]
+
+    def retry(self, session_id: str) -> bool:
+        """Let a session out of quarantine, and try again. One that the central store has lost is sent again.
+
+        False if it was not in there.
+
+        >>> store.retry("user-123")
+        False
+        """
+        return self._act(session_id, self._local.quarantine.retry)
+
+    def discard(self, session_id: str) -> bool:
+        """Let a session out of quarantine, and give up what it is there for.
+
+        What the central store refuses to take is dropped here, and nothing else of the session; what can't be read
+        there is passed over; a session that it has lost is dropped here too. False if the session was not in there.
+        Raises `ConfigurationError` for a central log that is damaged as a whole: it can be repaired only there.
+
+        >>> store.discard("user-123")
+        False
+        """
+        local = self._local
+        return self._act(session_id, partial(give_up, local.log, local.identity, local.quarantine))
+
+    def reseed(self) -> bool:
+        """Go on with a central store that is another one than before, or was emptied: send it what is here.
+
+        For `on_remote_loss="ask"`, when `status().state` is `"blocked"` for that. False if there is no such store.
+
+        >>> store.reseed()
+        False
+        """
+        self._local.check_open()
+        accepted = patiently(partial(self._local.identity.accept, self.namespace))
+        if accepted and self._host is not None:
+            self._host.nudge()
+        return accepted
+
+    def verify(
+        self, timeout: float | None = None, *, session_id: str | None = None, full: bool = False
+    ) -> VerifyReport:
+        """Compare what is here with the central store, by digest: one session, or all.
+
+        Takes what is new first, so that only what is wrong is left. `full`: read the logs in the central store, too,
+        rather than only their digests. Times and errors as for `refresh`. Without a central store, nothing is found.
+
+        >>> store.verify(timeout=5).ok
+        True
+        """
+        host, found = self._waitable_host("verify"), list[Any]()
+        if host is not None:
+            wait(
+                host.submit(lambda worker: worker.verify(found, session_id, full=full)), timeout, self._what_is_missing
+            )
+        return VerifyReport([SessionCheck(*difference) for difference in found])
+
+    async def averify(
+        self, timeout: float | None = None, *, session_id: str | None = None, full: bool = False
+    ) -> VerifyReport:
+        """As `verify`, without blocking the event loop."""
+        host, found = self._open_host(), list[Any]()
+        if host is not None:
+            request = host.submit(lambda worker: worker.verify(found, session_id, full=full))
+            await wait_soon(request, timeout, self._what_is_missing)
+        return VerifyReport([SessionCheck(*difference) for difference in found])
+
+    def _act(self, session_id: str, act: Callable[[SessionKey], bool]) -> bool:
+        self._local.check_open()
+        acted = patiently(partial(act, session_key(self.namespace, check_session_id(session_id))))
+        if acted and self._host is not None:
+            self._host.wake()
+        return acted
+
+    def _stopped(self) -> dict[tuple[SessionKey, Direction], Aside]:
+        self._local.check_open()
+        found = patiently(partial(self._local.quarantine.all, self.namespace))
+        return {place: aside for place, aside in found.items() if not aside.consent}
 
     def _synced_at(self, key: SessionKey) -> datetime | None:
         """See `Session.synced_at`."""
@@ -325,11 +431,12 @@ class Store:
         if self._host is not None:
             self._local.follow(key, session_id)
 
-    def _info(self, key: SessionKey, session_id: str) -> SessionInfo:
+    def _info(self, key: SessionKey, session_id: str, *, stopped: bool) -> SessionInfo:
         view = self._local.view(key, session_id)
 
         def look(fold: Fold) -> SessionInfo:
             never = view.head.generation is None and (self._host is None or not fold.pending)
+            state: Any = "local" if never else "pending" if fold.pending else "synced"
             return SessionInfo(
                 session_id=session_id,
                 items=len(fold.items),
@@ -337,27 +444,41 @@ class Store:
                 updated_at=view.updated_at,
                 expires_at=None,
                 pending=fold.pending,
-                state="local" if never else "pending" if fold.pending else "synced",
+                state="quarantined" if stopped else state,
             )
 
         return self._local.read(key, session_id, look)
 
     # What the worker tells.
 
+    def _on_notice(self, notice: Notice) -> None:
+        """In the worker's thread."""
+        from sync.site import Lost, Settled
+
+        if isinstance(notice, Settled):
+            self._on_settled(notice)
+        elif isinstance(notice, Lost):
+            self._emit(notice.key, notice.session_id, SessionEvent.REMOTE_LOST, notice.reason)
+        else:
+            self._emit(notice.key, notice.aside.session_id, SessionEvent.QUARANTINED, notice.aside.reason)
+
     def _on_settled(self, settled: Settled) -> None:
-        """In the worker's thread: changes of others have come, or ours were admitted."""
+        """Changes of others have come, or ours were admitted."""
         key, before, after = settled
         self._synced[key] = time.time()
         if not self._listeners.any_for(key):
             return
         news = self._local.news(key, before)
-        if after.acked > before.acked and after.acked >= self._local.log.last_counter(key):
+        if after.acked > before.acked and after.acked >= self._local.log.last_slot(key):
             news.append((SessionEvent.SYNCED, ()))
         for event, arguments in news:
-            try:
-                self._listeners.emit(key, after.session_id, event, *arguments)
-            except BaseException:  # Of a callback; an exit that it asks for can't be had in this thread.
-                _logger.exception("a callback for %s raised in the sync worker; it is ignored", event.name)
+            self._emit(key, after.session_id, event, *arguments)
+
+    def _emit(self, key: SessionKey, session_id: str, event: SessionEvent, *arguments: Any) -> None:
+        try:
+            self._listeners.emit(key, session_id, event, *arguments)
+        except BaseException:  # Of a callback; an exit that it asks for can't be had in this thread.
+            _logger.exception("a callback for %s raised in the sync worker; it is ignored", event.name)
 
     # Inside.
 
@@ -385,12 +506,14 @@ class Store:
 
     def _make_host(self, connect: Callable[[], CentralStore], kind: WorkerKind, poll: float, pace: float) -> Host:
         from sync.host import RequestHost, TaskHost, ThreadHost
+        from sync.site import Site
         from sync.worker import Options, Worker
 
         options = Options(poll_interval=poll, sync_interval=pace)
 
         def make() -> Worker:
-            return Worker(self.path, self._local.log, connect(), self.namespace, options, self._on_settled)
+            site = Site(self._local.log, connect(), self.namespace, self._on_notice, ask=self._ask)
+            return Worker(self.path, site, options)
 
         if kind == "none":
             return RequestHost(make)

@@ -14,10 +14,13 @@ from datetime import datetime, timezone
 from typing import Final
 
 from localfirst.change import MAIN_BRANCH, Admitted, Change, decode_change
+from localfirst.checkpoint import decode_state
 from localfirst.clock import HybridClock, unpack_ms
-from localfirst.errors import LocalFirstError, StoreCorrupt
-from localfirst.fold import Effect, Fold
-from localfirst.log import Head, Log, Page, SessionKey
+from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt
+from localfirst.fold import VOID, Effect, Fold
+from localfirst.history import ItemId
+from localfirst.log import Log
+from localfirst.records import Head, Page, Rest, SessionKey
 
 DEFAULT_VIEWS_BYTES: Final = 64 * 2**20
 _CONNECTIONS: Final = 64  # Of which a view remembers what it has checked.
@@ -33,7 +36,7 @@ class View:
     """One session as this process sees it. Every call may raise `StoreBusy`; then it has done nothing."""
 
     def __init__(
-        self, log: Log, replica_id: str, clock: HybridClock, key: SessionKey, head: Head, listening: Callable[[], bool]
+        self, log: Log, clock: HybridClock, key: SessionKey, head: Head, listening: Callable[[], bool]
     ) -> None:
         self.lock = threading.Lock()
         self.fold = Fold()
@@ -46,12 +49,11 @@ class View:
         self.loaded = False
         self._listening = listening
         self._log = log
-        self._replica_id = replica_id
         self._clock = clock
         self._key = key
         self._head = head
         self._exists = False
-        self._counter = 0
+        self._slot = 0
         self._checked: dict[int, tuple[int, int]] = {}
 
     @property
@@ -64,17 +66,13 @@ class View:
         serial, version = self._log.rows.version()
         if self._checked.get(serial) == version:
             return self.fold
-        rest = self._log.rest(self._key, self.fold.seq, self._counter, self._head.epoch)
+        rest = self._log.rest(self._key, self.fold.seq, self._slot, self._head.epoch)
         if rest.head is not None:
-            if rest.head.epoch != self._head.epoch:
-                self._forget()
-            self._exists, self._head = True, rest.head
-            pages = rest.pages if until is None else [page for page in rest.pages if page.first <= until]
             try:
-                self._take(pages, {change.counter: change for change in rest.changes})
-            except LocalFirstError:
+                self._take(rest, rest.head, until)
+            except LocalFirstError as error:
                 self._forget()  # Half folded: the next look begins from nothing.
-                raise
+                raise _corrupt(rest.head, error) from error
         self.loaded = True
         if until is None:
             if len(self._checked) > _CONNECTIONS:
@@ -82,12 +80,13 @@ class View:
             self._checked[serial] = version
         return self.fold
 
-    def write(self, plan: Plan, *, fresh: bool) -> list[Change]:
-        """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state."""
+    def write(self, plan: Plan, *, fresh: bool, turn: int = 0) -> list[Change]:
+        """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state; `turn`: they are
+        part of one."""
         with self.lock:
             if fresh or not self.loaded:
                 self.refresh()
-            while changes := self._number(plan(self.fold)):
+            while changes := self._number(plan(self.fold), turn):
                 if self._commit(changes):
                     return changes
                 self._catch_up()
@@ -103,8 +102,8 @@ class View:
             for change in changes:
                 self.fold.pend(change)
                 done += 1
-            if self._log.append(self._key, changes):
-                self._counter = changes[-1].counter
+            if self._log.append(self._key, self._slot + 1, changes):
+                self._slot += len(changes)
                 self.size += sum(len(change.body) + _ITEM_OVERHEAD for change in changes)
                 return True
         except LocalFirstError:
@@ -118,10 +117,10 @@ class View:
 
     def _catch_up(self) -> None:
         """Read what took our counter; own inserts do not show in a version."""
-        taken = self._counter
+        taken, origin = self._slot, self._head.origin
         self._checked.clear()
         self.refresh()
-        if self._counter <= taken:
+        if self._slot <= taken and self._head.origin == origin:
             raise StoreCorrupt(f"session {self._head.session_id!r}: change {taken + 1} is on disk and can't be read")
 
     @property
@@ -142,49 +141,81 @@ class View:
         except (OverflowError, ValueError, OSError):
             return None  # A clock that nobody has.
 
-    def _number(self, steps: Sequence[Step]) -> list[Change]:
-        base, now = self.fold.seq, self._clock.now
+    def _number(self, steps: Sequence[Step], turn: int) -> list[Change]:
+        base, now, origin, counter = self.fold.seq, self._clock.now, self._head.origin, self._head.counter(self._slot)
         return [
-            Change(self._replica_id, self._counter + place, now(), base, MAIN_BRANCH, kind, body)
+            Change(origin, counter + place, now(), base, MAIN_BRANCH, kind, body, turn)
             for place, (kind, body) in enumerate(steps, start=1)
         ]
 
-    def _show(self, change: Change) -> None:
-        self.fold.pend(change)
-        self._counter = change.counter
-        self.size += len(change.body) + _ITEM_OVERHEAD
+    def _take(self, rest: Rest, head: Head, until: int | None) -> None:
+        shown = {item.id for item in self.fold.items} if rest.whole and self.loaded else None
+        if rest.whole:
+            self._forget()
+        self._exists, self._head = True, head
+        if rest.checkpoint is not None:
+            self._restore(rest.checkpoint)
+        rows = dict(rest.changes)
+        own = {slot: decode_change(data) for slot, data in rows.items() if data}
+        self._admit([page for page in rest.pages if until is None or page.first <= until], own)
+        self._slot = max(self._slot, head.bottom, head.offset, head.slot(self.fold.counter(head.origin)))
+        for slot in sorted(rows):
+            if slot > self._slot:
+                self._slot = slot
+                if slot in own:
+                    self.fold.pend(own[slot])
+                    self.size += len(own[slot].body) + _ITEM_OVERHEAD
+        self._clock.observe(self.fold.time)
+        if shown is not None and self._listening():
+            self._tell_apart(shown)
 
-    def _take(self, pages: list[Page], own: dict[int, Change]) -> None:
+    def _restore(self, checkpoint: bytes) -> None:
+        self.fold = decode_state(checkpoint).fold
+        self.size = sum(len(item.data) + _ITEM_OVERHEAD for item in self.fold.items)
+
+    def _tell_apart(self, shown: set[ItemId]) -> None:
+        """The history was replaced: what in it is news?"""
+        mine = self._head.origin
+        added = [item for item in self.fold.items if item.id not in shown and item.origin != mine]
+        if added:
+            self.effects.append(Effect(VOID, added=added))
+
+    def _admit(self, pages: list[Page], own: dict[int, Change]) -> None:
         entries = [entry for page in pages for entry in self._entries(page, own)]
         if entries:
             effects = self.fold.admit(entries)
             if self.loaded and self._listening():
-                self.effects += [effect for effect in effects if effect.change.origin != self._replica_id]
+                self.effects += [effect for effect in effects if effect.change.origin != self._head.origin]
             self.size += sum(len(entry.change.body) + _ITEM_OVERHEAD for entry in entries)
-        folded = self.fold.counter(self._replica_id)
-        self._counter = max(self._counter, folded)
-        for counter in sorted(own):
-            if counter > folded:
-                self._show(own[counter])
-        self._clock.observe(self.fold.time)
 
     def _entries(self, page: Page, own: dict[int, Change]) -> list[Admitted]:
-        entries = [Admitted(entry.seq, entry.admitted_at, decode_change(entry.data)) for entry in page.foreign]
+        entries = [Admitted(entry.seq, entry.admitted_at, _decoded(entry.data)) for entry in page.foreign]
         for first in page.own:
             for place in range(first.count):
-                change = own.get(first.counter + place) or self.fold.pending_change(first.counter + place)
+                slot = first.slot + place
+                change = own.get(slot) or self.fold.pending_change(self._head.counter(slot))
                 if change is None:
-                    raise StoreCorrupt(
-                        f"session {self._head.session_id!r}: change {first.counter + place} made here was admitted,"
-                        " but is not on disk any more"
-                    )
+                    raise StoreCorrupt(f"change {slot} made here was admitted, but is not on disk any more")
                 entries.append(Admitted(first.seq + place, first.admitted_at, change))
         entries.sort()
         return entries
 
     def _forget(self) -> None:
-        self.fold, self._counter, self.size, self.loaded = Fold(), 0, 0, False
+        self.fold, self._slot, self.size, self.loaded = Fold(), 0, 0, False
         self._checked.clear()
+
+
+def _decoded(data: bytes) -> Change:
+    return decode_change(data) if data else VOID
+
+
+def _corrupt(head: Head, error: LocalFirstError) -> LocalFirstError:
+    """What is on disk can't be folded; errors that pass by themselves stay what they are."""
+    if isinstance(error, StoreCorrupt):
+        return StoreCorrupt(f"session {head.session_id!r}: {error}")
+    if isinstance(error, MalformedChange):
+        return StoreCorrupt(f"session {head.session_id!r} holds on this disk what can't be read: {error}")
+    return error
 
 
 class Views:

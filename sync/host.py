@@ -69,6 +69,11 @@ class Host(ABC):
     def wake(self) -> None:  # noqa: B027 - a host without a worker has nothing to wake, stop or start anew
         """Something was written here. Costs next to nothing, and never waits."""
 
+    def nudge(self) -> None:
+        """Try to reach the central store now, whatever keeps the worker waiting."""
+        if self.runs:
+            self.submit(lambda worker: worker.nudge())
+
     def may_wait_here(self) -> bool:
         """Whether the calling thread can wait for a request without stopping it."""
         return True

@@ -9,58 +9,59 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from localfirst.change import EMPTY_DIGEST, Admitted, decode_change, extend_digest, extend_digest_by, new_id
-from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected, RemoteUnavailable, StoreCorrupt
-from localfirst.fold import check
-from localfirst.log import Foreign, Head, Log, OwnRange, Page, SessionKey, session_key
-from sync.central.base import CentralStore, LogEntry, Pulled, Pushed, PushStatus, Run, Want
-from sync.central.base import Head as RemoteHead
+from localfirst.change import decode_change, extend_digest, extend_digest_by, new_id
+from localfirst.checkpoint import hash_of
+from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected, StoreCorrupt
+from localfirst.records import Direction, Head, OwnRange, Page, Rename, SessionKey, session_key
+from localfirst.turns import whole
+from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
+from sync.compact import compact
+from sync.resync import Unreadable, rename_of, resync
 from sync.retry import patiently
+from sync.site import Lost, Settled, Site
+from sync.stretch import Stretch, read_stretch, spent_by
 
-RESYNC_TRIES: Final = 5
-"""How often a log is filled again, if others change it meanwhile."""
-RUN_CHANGES: Final = 500
-"""Changes of one session in one push."""
-BATCH_SESSIONS: Final = 100
-"""Sessions in one push or pull."""
-RUN_BYTES: Final = 1 << 20
-"""Bytes of changes of one session in one push, unless one change is larger."""
-PUSH_BYTES: Final = 1 << 20
-"""Bytes of changes in one push."""
-PULL_BYTES: Final = 1 << 18
-"""Bytes of changes of one session in one pull."""
+_MOST_ROOM: Final = 1 << 30
+"""Bytes of one turn that is taken from the central store."""
+_HOPELESS: Final = 5
+"""How often in a row a gap is found in a log that was read anew."""
 
 T = TypeVar("T")
-
-MOST_MS: Final = 1 << 45
-"""Unix milliseconds in the year 3084: no clock shows more."""
 
 _logger = logging.getLogger("localfirst.sync")
 
 
-class Settled(NamedTuple):
-    """A session's cursor has moved."""
+class Refusal(NamedTuple):
+    """Why a session can't be synced in one direction."""
 
-    key: SessionKey
-    before: Head
-    after: Head
+    error: LocalFirstError
+    place: int = 0
+    """push: the slot of the change that is refused; pull: the seq of the one that can't be read."""
+    changes: int = 1
+    """push: how many are refused from there on; more than one if they are a turn."""
+    mark: str = ""
+    """pull: of that one, see `localfirst.checkpoint.hash_of`."""
+    lost: bool = False
+    """The central store has lost it, and somebody is to say what becomes of it."""
 
 
-class Round(NamedTuple):
+@dataclass
+class Round:
     """What became of the sessions of a round."""
 
-    push: set[SessionKey]
+    push: set[SessionKey] = field(default_factory=set)
     """There is more to push."""
-    pull: set[SessionKey]
+    pull: set[SessionKey] = field(default_factory=set)
     """There is more to pull."""
-    refused: dict[SessionKey, LocalFirstError]
+    refused: dict[tuple[SessionKey, Direction], Refusal] = field(default_factory=dict)
     """Can't be synced until somebody acts; the others went on."""
 
 
@@ -76,36 +77,34 @@ class _Batch(NamedTuple):
 
 
 class Replicator:
-    """Moves the changes of one replica and one namespace both ways."""
+    """Moves the changes of one directory and one namespace both ways."""
 
-    def __init__(
-        self,
-        log: Log,
-        central: CentralStore,
-        replica_id: str,
-        namespace: str,
-        on_settled: Callable[[Settled], None],
-    ) -> None:
-        self._log = log
-        self._central = central
-        self._replica_id = replica_id
-        self._namespace = namespace
-        self._on_settled = on_settled
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._room: dict[SessionKey, int] = {}
+        self._gaps: dict[SessionKey, int] = {}
+        self._looked: dict[SessionKey, int] = {}
+        self._one_way: frozenset[SessionKey] = frozenset()
+        self.store_id = ""
+        """The central store, by its id, once it is known."""
 
-    async def round(self, push: Iterable[SessionKey], pull: Iterable[SessionKey]) -> Round:
-        """Push what is pending in some sessions, then fetch what is new in some."""
-        result = Round(set(), set(), {})
+    async def round(
+        self, push: Iterable[SessionKey], pull: Iterable[SessionKey], one_way: Iterable[SessionKey] = ()
+    ) -> Round:
+        """Push what is pending in some sessions, then fetch what is new in some. `one_way`: nothing can be pulled."""
+        result = Round()
+        self._one_way = frozenset(one_way)
         behind = list(pull)
-        for keys in _batched(push):
+        for keys in self._batched(push):
             behind += await self._push_sessions(keys, result)
-        for keys in _batched(dict.fromkeys(behind)):
-            await self._pull([key for key in keys if key not in result.refused], result)
+        for keys in self._batched(dict.fromkeys(behind)):
+            await self._pull([key for key in keys if (key, "pull") not in result.refused], result)
         return result
 
     async def moved(self, heads: Sequence[tuple[SessionKey, Head]]) -> set[SessionKey]:
         """Which of some sessions are not where the central store is: one round trip."""
         try:
-            found = await self._central.heads([head.session_id for _, head in heads])
+            found = await self._site.central.heads([head.session_id for _, head in heads])
         except RemoteRejected:
             if len(heads) == 1:
                 return {heads[0][0]}  # A pull will tell what is wrong with it.
@@ -120,23 +119,23 @@ class Replicator:
         """Make every session of the central store known here, and tell which were not."""
         unknown: list[SessionKey] = []
         after = ""
-        while names := await self._central.sessions(after, 1000):
+        while names := await self._site.central.sessions(after, 1000):
             for name in names:
-                key = session_key(self._namespace, name)
-                if self._log.head(key) is None:
-                    await self._know(key, name)
+                key = session_key(self._site.namespace, name)
+                if await self._site.head(key) is None:
+                    await self.know(name)
                     unknown.append(key)
             after = names[-1]
         return unknown
 
     async def know(self, session_id: str) -> SessionKey:
         """Make one session known here, whether the central store has it or not."""
-        key = session_key(self._namespace, session_id)
-        await self._know(key, session_id)
+        key = session_key(self._site.namespace, session_id)
+        origin = await patiently(self._site.identity.replica_id)
+        await patiently(partial(self._site.log.create, key, Head(self._site.namespace, session_id, origin)))
         return key
 
-    async def _know(self, key: SessionKey, session_id: str) -> None:
-        await patiently(lambda: self._log.create(key, Head(self._namespace, session_id)))
+    # Push.
 
     async def _push_sessions(self, keys: Sequence[SessionKey], result: Round) -> list[SessionKey]:
         """Returns those that only a pull can settle."""
@@ -145,51 +144,99 @@ class Replicator:
             await asyncio.sleep(0)  # The loop may be an application's.
             if (batch := await self._pending(key)) is not None:
                 batches.append(batch)
-            if sum(batch.size for batch in batches) >= PUSH_BYTES:
+            if sum(batch.size for batch in batches) >= self._site.limits.push_bytes:
                 result.push.update(keys[place + 1 :])
                 break
         behind = []
-        for batch, outcome in zip(batches, await self._push(batches, result), strict=True):
-            if outcome is None:
-                continue
-            if not await self._guarded(batch.key, result, self._settle_push(batch, outcome, result)):
+        for batch, outcome in await self._push(batches, result):
+            settled = await self._guarded(
+                batch.key, batch.head, "push", result, self._settle_push(batch, outcome, result)
+            )
+            if settled is False:
                 behind.append(batch.key)
             if batch.more:
                 result.push.add(batch.key)
         return behind
 
     async def _pending(self, key: SessionKey) -> _Batch | None:
-        head = await patiently(lambda: self._log.head(key))
+        head = await self._site.head(key)
         if head is None:
             return None
-        changes = await patiently(lambda: self._log.run(key, head.acked, RUN_CHANGES, RUN_BYTES))
-        size = sum(map(len, changes))
+        changes, more = await self._run(key, head)
         if not changes:
+            await self._adopt(key, head)
             return None
         fresh, generation = head.generation is None, head.generation or new_id()
-        run = Run(head.session_id, generation, fresh, self._replica_id, head.acked + 1, changes)
+        run = Run(head.session_id, generation, fresh, head.origin, head.counter(head.acked + 1), changes)
         run.hashes  # noqa: B018 - here, session by session: the agent's thread gets its turn between them
-        return _Batch(key, head, run, size, len(changes) == RUN_CHANGES or size >= RUN_BYTES)
+        return _Batch(key, head, run, sum(map(len, changes)), more)
 
-    async def _push(self, batches: Sequence[_Batch], result: Round) -> list[Pushed | None]:
-        """What became of each; None: refused. If the store refuses them together, each is tried alone."""
+    async def _run(self, key: SessionKey, head: Head) -> tuple[list[bytes], bool]:
+        """What may go of what is pending: no part of a turn. And whether there may be more."""
+        limits = self._site.limits
+        changes: list[bytes] = []
+        while True:
+            after, room = head.acked + len(changes), limits.run_bytes - sum(map(len, changes))
+            found = await patiently(partial(self._site.log.run, key, after, limits.run_changes, max(room, 1)))
+            changes += found
+            more = len(found) == limits.run_changes or sum(map(len, found)) >= room
+            if (safe := whole(changes)) or not more:
+                return changes[:safe], more
+            await asyncio.sleep(0)  # A turn that is larger than a run goes whole.
+
+    async def _adopt(self, key: SessionKey, head: Head) -> None:
+        """Nothing is pending: if this directory has got another name, from here on it is used."""
+        current = await patiently(self._site.identity.replica_id)
+        if head.origin == current or await patiently(partial(self._site.log.last_slot, key)) > head.acked:
+            return
+        rename = Rename(head.acked + 1, current, 1)
+        await patiently(partial(self._site.log.settle, key, head, head, (), rename))
+
+    async def _push(self, batches: Sequence[_Batch], result: Round) -> list[tuple[_Batch, Pushed]]:
+        """What became of each. What the store refuses together is taken apart, until it is known what it refuses."""
         if not batches:
             return []
         try:
-            return list(await self._central.push([batch.run for batch in batches]))
+            outcomes = await self._site.central.push([batch.run for batch in batches])
         except RemoteRejected as error:
             if len(batches) == 1:
-                result.refused[batches[0].key] = error
-                return [None]
-        return [outcome for batch in batches for outcome in await self._push([batch], result)]
+                return await self._push_part(batches[0], error, result)
+            middle = len(batches) // 2
+            return await self._push(batches[:middle], result) + await self._push(batches[middle:], result)
+        return list(zip(batches, outcomes, strict=True))
+
+    async def _push_part(self, batch: _Batch, error: RemoteRejected, result: Round) -> list[tuple[_Batch, Pushed]]:
+        """The first half of a run that is refused; the other half has its turn in the next round."""
+        changes = batch.run.changes
+        unit = next(count for count in range(1, len(changes) + 1) if whole(changes[:count]))
+        if unit == len(changes):
+            result.refused[batch.key, "push"] = Refusal(error, batch.head.slot(batch.run.first), unit)
+            return []
+        half = whole(changes[: len(changes) // 2]) or unit
+        run = replace(batch.run, changes=changes[:half])
+        return await self._push([batch._replace(run=run, size=sum(map(len, run.changes)), more=True)], result)
 
     async def _settle_push(self, batch: _Batch, outcome: Pushed, result: Round) -> bool:
         """Record an admitted run. False: others were admitted too, or it was admitted before; only a pull can tell."""
-        head, run = batch.head, batch.run
+        key, head, run = batch.key, batch.head, batch.run
         count = len(run.changes)
-        if outcome.status is not PushStatus.OK:
-            await self._resync(batch.key, head, result)
+        if outcome.status is PushStatus.OVERLAP:
+            result.push.add(key)
+        elif outcome.status is PushStatus.GAP:
+            self._gaps[key] = self._gaps.get(key, 0) + 1
+            if self._gaps[key] > _HOPELESS:
+                raise RemoteRejected("the central store lacks changes that its log has")
+            await self._resync(key, head, result, "the central store has fewer of our changes than it had")
             return True
+        elif outcome.status is not PushStatus.OK:
+            if key not in self._one_way:
+                return False
+            await self._resync(key, head, result, "the central log, which could not be read, was replaced")
+            return True
+        else:
+            self._gaps.pop(key, None)
+        if key in self._one_way:
+            return await self._acknowledge(key, head, outcome, result)
         alone = (
             outcome.admitted == count
             and outcome.head == head.seq + count
@@ -198,196 +245,177 @@ class Replicator:
         )
         if not alone:
             return False
-        page = Page([OwnRange(head.seq + 1, outcome.admitted_at, run.first, count)], [])
+        page = Page([OwnRange(head.seq + 1, outcome.admitted_at, head.slot(run.first), count)], [])
         after = msgspec.structs.replace(
             head,
             generation=outcome.generation,
             seq=outcome.head,
             digest=outcome.digest,
             acked=head.acked + count,
+            spent=head.spent + sum(spent_by(decode_change(data)) for data in run.changes),
         )
-        await self._settle(batch.key, head, after, [page], result)
+        await self._settle(key, head, after, result, page)
         return True
 
+    async def _acknowledge(self, key: SessionKey, head: Head, outcome: Pushed, result: Round) -> bool:
+        """What the central log has cannot be read here, so only that ours is in it is noted."""
+        acked = min(head.slot(outcome.acked), await patiently(partial(self._site.log.last_slot, key)))
+        if acked > head.acked:
+            await self._settle(key, head, msgspec.structs.replace(head, acked=acked), result)
+        return True
+
+    # Pull.
+
     async def _pull(self, keys: Sequence[SessionKey], result: Round) -> None:
-        heads = [(key, head) for key in keys if (head := await patiently(partial(self._log.head, key))) is not None]
+        heads = [(key, head) for key in keys if (head := await self._site.head(key)) is not None]
         if not heads:
             return
         wants = [Want(head.session_id, head.generation, head.seq) for _, head in heads]
+        room = max([self._site.limits.pull_bytes] + [self._room.pop(key, 0) for key, _ in heads])
         try:
-            pages = await self._central.pull(wants, PULL_BYTES)
+            pages = await self._site.central.pull(wants, room)
         except RemoteRejected as error:
             if len(heads) == 1:
-                result.refused[heads[0][0]] = error
+                result.refused[heads[0][0], "pull"] = Refusal(error)
                 return
-            for key, _ in heads:
-                await self._pull([key], result)
+            middle = len(heads) // 2
+            for half in (heads[:middle], heads[middle:]):
+                await self._pull([key for key, _ in half], result)
             return
         for (key, head), pulled in zip(heads, pages, strict=True):
             await asyncio.sleep(0)  # The loop may be an application's.
-            await self._guarded(key, result, self._settle_pull(key, head, pulled, result))
+            await self._guarded(key, head, "pull", result, self._settle_pull(key, head, pulled, room, result))
 
-    async def _settle_pull(self, key: SessionKey, head: Head, pulled: Pulled, result: Round) -> None:
+    async def _settle_pull(self, key: SessionKey, head: Head, pulled: Pulled, room: int, result: Round) -> None:
         remote = pulled.head
-        if remote is None and head.generation is None:
-            return  # Neither side knows more than what is pending here.
-        if remote is None or pulled.resync:
-            await self._resync(key, head, result)
+        if remote is None:
+            await self._lost(key, head, result)
             return
-        digest = extend_digest(head.digest, [entry.data for entry in pulled.entries])
-        seq = head.seq + len(pulled.entries)
-        if seq == remote.seq and digest != remote.digest:
-            await self._resync(key, head, result)
+        if pulled.resync:
+            behind = head.generation in (None, remote.generation) and remote.seq >= head.seq
+            reason = "is folded beyond where this replica was" if behind else "does not go on where this replica was"
+            await self._resync(key, head, result, f"the central log {reason}", expected=behind)
             return
-        page, acked = await self._page(key, head.seq, pulled.entries)
+        stretch = await read_stretch(self._site, key, head, head.seq, pulled.entries)
+        if stretch.poison is None and head.seq + stretch.count == remote.seq:
+            if extend_digest(head.digest, [entry.data for entry in pulled.entries]) != remote.digest:
+                await self._resync(key, head, result, "the central log is not the one that was followed")
+                return
+        elif stretch.poison is None and stretch.whole < stretch.count:
+            stretch = await read_stretch(self._site, key, head, head.seq, pulled.entries[: stretch.whole])
+            if stretch.count == 0 and room < _MOST_ROOM:
+                self._room[key] = room * 4  # It holds a part of a turn only.
+        await self._take(key, head, pulled, stretch, result)
+
+    async def _take(self, key: SessionKey, head: Head, pulled: Pulled, stretch: Stretch, result: Round) -> None:
+        assert pulled.head is not None
+        entries = pulled.entries[: stretch.count]
         after = msgspec.structs.replace(
-            head, generation=remote.generation, seq=seq, digest=digest, acked=max(head.acked, acked)
+            head,
+            generation=pulled.head.generation,
+            seq=head.seq + stretch.count,
+            digest=extend_digest(head.digest, [entry.data for entry in entries]),
+            acked=max(head.acked, stretch.acked),
+            spent=head.spent + stretch.spent,
         )
         if after != head:
-            await self._settle(key, head, after, [page], result)
-        if seq < remote.seq:
+            rename = await rename_of(self._site, head, stretch.twin)
+            await self._settle(key, head, after, result, stretch.page, rename)
+        if stretch.poison is not None:
+            entry = pulled.entries[stretch.count]
+            raise Unreadable(stretch.poison, entry.seq, hash_of(entry.data))
+        if after.seq < pulled.head.seq:
             result.pull.add(key)
 
-    async def _resync(self, key: SessionKey, head: Head, result: Round) -> None:
-        """The central log is not the one that was followed: take it as it is, and add whatever of any origin it lacks.
+    async def _lost(self, key: SessionKey, head: Head, result: Round) -> None:
+        """The central store does not have the session any more. Sending it again may need somebody's consent."""
+        if head.generation is None:
+            return  # It never had: neither side knows more than what is pending here.
+        reason = "the central store has lost this session"
+        if (
+            self._site.ask and head.store == self.store_id
+        ):  # Else it is the store that is another, and consent is given.
+            aside = await patiently(partial(self._site.quarantine.get, key, "push"))
+            if aside is None or not aside.consent:
+                told = f"session {head.session_id!r}: {reason}; retry() sends it again, discard() drops it here too"
+                result.refused[key, "pull"] = result.refused[key, "push"] = Refusal(RemoteRejected(told), lost=True)
+                return
+        self._site.tell(Lost(key, head.session_id, reason))
+        await self._resync(key, head, result, reason)
 
-        What it lacks is pushed before anything changes here, so a crash loses nothing and the next round begins again.
-        """
-        _logger.warning(
-            "session %r: the central store has not the log that was followed (it lost or replaced it, or is another"
-            " store); its log is read anew, and what it lacks is sent",
-            head.session_id,
-        )
-        known = await self._admitted(key)
-        for _ in range(RESYNC_TRIES):
-            entries, remote = await self._pull_all(head.session_id)
-            counters = _counters(entries)
-            lacking = [change for change in known if change.counter > counters.get(change.origin, 0)]
-            if not lacking:
-                break
-            await self._push_lacking(head.session_id, lacking)
-        else:
-            raise RemoteRejected(
-                f"session {head.session_id!r}: the central store takes what its log lacks and does not show it"
-            )
-        page, acked = await self._page(key, 0, entries)
-        digest = extend_digest(EMPTY_DIGEST, [entry.data for entry in entries])
-        if remote is not None and digest != remote.digest:  # Reading it again would end the same way, for ever.
-            raise RemoteRejected(f"session {head.session_id!r}: the central log and its own digest disagree")
-        generation = remote.generation if remote else None
-        after = Head(head.namespace, head.session_id, generation, len(entries), digest, acked, epoch=head.epoch + 1)
-        await self._settle(key, head, after, [page], result)
+    async def _resync(self, key: SessionKey, head: Head, result: Round, reason: str, *, expected: bool = False) -> None:
+        level = logging.INFO if expected else logging.WARNING
+        _logger.log(level, "session %r: %s; it is read anew, and what it lacks is sent", head.session_id, reason)
+        after, rename = await resync(self._site, key, head)
+        await self._settle(key, head, after, result, None, rename)
+        await patiently(partial(self._site.quarantine.heal, key))
         result.push.add(key)
 
-    async def _admitted(self, key: SessionKey) -> list[_Known]:
-        """The central log as it was known here, in its order."""
-        known: list[tuple[int, _Known]] = []
-        for page in await patiently(lambda: self._log.pages(key)):
-            for entry in page.foreign:
-                change = decode_change(entry.data)
-                known.append((entry.seq, _Known(change.origin, change.counter, entry.data)))
-            for own in page.own:
-                rows = self._log.run(key, own.counter - 1, own.count)
-                known += [
-                    (own.seq + place, _Known(self._replica_id, own.counter + place, data))
-                    for place, data in enumerate(rows)
-                ]
-        return [change for _, change in sorted(known)]
+    # Both.
 
-    async def _pull_all(self, session_id: str) -> tuple[list[LogEntry], RemoteHead | None]:
-        entries: list[LogEntry] = []
-        generation: str | None = None
-        while True:
-            (pulled,) = await self._central.pull([Want(session_id, generation, len(entries))], PULL_BYTES)
-            if pulled.head is None:
-                return [], None
-            if pulled.resync or generation not in (None, pulled.head.generation):
-                entries, generation = [], None  # It changed again while it was read.
-                continue
-            generation = pulled.head.generation
-            entries += pulled.entries
-            if len(entries) == pulled.head.seq:
-                return entries, pulled.head
-            if not pulled.entries:
-                raise RemoteRejected(f"session {session_id!r}: the log ends before its head {pulled.head.seq}")
-
-    async def _push_lacking(self, session_id: str, lacking: Sequence[_Known]) -> None:
-        generation = new_id()
-        for origin, changes in groupby(lacking, key=lambda change: change.origin):
-            stretch = list(changes)
-            for start in range(0, len(stretch), RUN_CHANGES):
-                part = stretch[start : start + RUN_CHANGES]
-                run = Run(session_id, generation, True, origin, part[0].counter, [change.data for change in part])
-                (outcome,) = await self._central.push([run])
-                if outcome.status is not PushStatus.OK:  # It lost its log once more: begin again.
-                    raise RemoteUnavailable(
-                        f"session {session_id!r}: the central log changed while it was filled again; it is tried anew"
-                    )
-
-    async def _page(self, key: SessionKey, after: int, entries: Sequence[LogEntry]) -> tuple[Page, int]:
-        """Entries from the central store as a page, checked, and the highest counter of ours among them."""
-        page, acked = Page([], []), 0
-        for place, entry in enumerate(entries, start=after + 1):
-            if entry.seq != place:
-                raise MalformedChange(f"the central log has seq {entry.seq} where {place} belongs")
-            change = decode_change(entry.data)
-            if not 0 <= entry.admitted_at < MOST_MS:
-                raise MalformedChange(f"the central log admitted seq {place} at an impossible time")
-            if change.origin == self._replica_id:
-                acked = change.counter
-                _add_own(page.own, Admitted(entry.seq, entry.admitted_at, change))
-            else:
-                check(change)
-                page.foreign.append(Foreign(*entry))
-        if acked > await patiently(lambda: self._log.last_counter(key)):
-            raise StoreCorrupt(
-                f"the central store has {acked} changes of this replica, more than were made here: this directory was"
-                " copied or restored from a backup; open a new one"
-            )
-        return page, acked
-
-    async def _settle(self, key: SessionKey, before: Head, after: Head, pages: list[Page], result: Round) -> None:
-        if await patiently(lambda: self._log.settle(key, before, after, pages)):
-            self._on_settled(Settled(key, before, after))
-        else:
+    async def _settle(
+        self,
+        key: SessionKey,
+        before: Head,
+        after: Head,
+        result: Round,
+        page: Page | None = None,
+        rename: Rename | None = None,
+    ) -> None:
+        pages = () if page is None else (page,)
+        after = msgspec.structs.replace(after, store=self.store_id)
+        settled = await patiently(partial(self._site.log.settle, key, before, after, pages, rename))
+        if settled is None:
+            if after.volume != before.volume:
+                await patiently(partial(self._site.log.forget, key, after.volume))
             result.pull.add(key)  # Another process was faster: look again.
             result.push.add(key)
+            return
+        if rename is not None:
+            result.push.add(key)
+        self._site.tell(Settled(key, before, settled))
+        await self._fold_up(key, settled, result)
 
-    async def _guarded(self, key: SessionKey, result: Round, step: Coroutine[None, None, T]) -> T | None:
+    async def _fold_up(self, key: SessionKey, head: Head, result: Round) -> None:
+        """Fold the log, if that seems to pay: looked at each time it has doubled."""
+        looked = self._looked.get(key, 0)
+        due = max(self._site.limits.compact_after, 2 * looked)
+        if head.spent < due:
+            return
+        done = await self._guarded(key, head, "pull", result, compact(self._site, key, head))
+        self._looked[key] = 0 if done else head.spent
+
+    async def tidy(self, steps: int = 1 << 30) -> None:
+        """Remove what is no longer used from this disk, in small steps."""
+        rows, removed = self._site.log.rows, False
+        while steps > 0 and await patiently(self._site.log.sweep):
+            removed, steps = True, steps - 1
+            await asyncio.sleep(0)
+        while removed and steps > 0 and await patiently(rows.give_back):
+            steps -= 1
+            await asyncio.sleep(0)
+
+    async def _guarded(
+        self, key: SessionKey, head: Head, direction: Direction, result: Round, step: Coroutine[None, None, T]
+    ) -> T | None:
         """One bad session stops no other."""
         try:
             return await step
+        except Unreadable as error:
+            told = MalformedChange(f"session {head.session_id!r}: change {error.seq} in the central log: {error}")
+            refusal = Refusal(told, error.seq, mark=error.mark)
         except (MalformedChange, StoreCorrupt, RemoteRejected) as error:
-            result.refused[key] = error
+            refusal = Refusal(error)
+        if isinstance(refusal.error, StoreCorrupt) and await self._site.head(key) != head:
+            result.pull.add(key)  # Another process replaced what was being read.
+            result.push.add(key)
             return None
+        result.refused[key, "pull"] = refusal
+        if direction == "push":  # To push, the central log would have to be read first.
+            result.refused[key, "push"] = refusal
+        return None
 
-
-class _Known(NamedTuple):
-    origin: str
-    counter: int
-    data: bytes
-
-
-def _batched(keys: Iterable[SessionKey]) -> Iterator[list[SessionKey]]:
-    remaining = iter(keys)
-    while batch := list(islice(remaining, BATCH_SESSIONS)):
-        yield batch
-
-
-def _counters(entries: Iterable[LogEntry]) -> dict[str, int]:
-    counters: dict[str, int] = {}
-    for entry in entries:
-        change = decode_change(entry.data)
-        counters[change.origin] = max(change.counter, counters.get(change.origin, 0))
-    return counters
-
-
-def _add_own(ranges: list[OwnRange], entry: Admitted) -> None:
-    seq, admitted_at, change = entry
-    if ranges:
-        last = ranges[-1]
-        follows = last.seq + last.count == seq and last.counter + last.count == change.counter
-        if follows and last.admitted_at == admitted_at:
-            ranges[-1] = msgspec.structs.replace(last, count=last.count + 1)
-            return
-    ranges.append(OwnRange(seq, admitted_at, change.counter, 1))
+    def _batched(self, keys: Iterable[SessionKey]) -> Iterator[list[SessionKey]]:
+        remaining = iter(keys)
+        while batch := list(islice(remaining, self._site.limits.batch_sessions)):
+            yield batch

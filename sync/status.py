@@ -6,12 +6,16 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from localfirst.errors import ConfigurationError, LocalFirstError, RemoteVersionError
+from localfirst.errors import ConfigurationError, LocalFirstError, RemoteLost, RemoteVersionError
 from localfirst.status import State
 from sync.leader import file_stem
+
+WorkerState = Literal["standby", "turning", "idle", "backing off", "blocked", "ended"]
+"""Of the machine in `docs/worker.md`."""
 
 
 class SyncStatus(msgspec.Struct):
@@ -41,7 +45,7 @@ class SyncStatus(msgspec.Struct):
 
     def failed(self, error: BaseException) -> None:
         """The last contact failed."""
-        blocked = isinstance(error, (ConfigurationError, RemoteVersionError))
+        blocked = isinstance(error, (ConfigurationError, RemoteLost, RemoteVersionError))
         self.state = "blocked" if blocked else "offline"
         self.last_error = str(error) if isinstance(error, LocalFirstError) else f"{type(error).__name__}: {error}"
 

@@ -1,9 +1,10 @@
 """When replication happens: the state machine of one store's sync, as coroutines of one event loop.
 
-Two things run. `run` is the life of the background worker, which leads or waits to lead. Requests (flush, refresh,
-fetch) work in every process, also in one that does not lead: the log itself refuses a cursor that another process has
-moved. One lock keeps the rounds of a process apart, and is never held while waiting to try again. After every wait the
-durable state is looked at anew; hints, from the agent's calls or from the central store, only make that sooner.
+Two things run. `run` is the life of the background worker, which leads or waits to lead; `docs/worker.md` has the table
+of its states and events. Requests (flush, refresh, fetch, verify) work in every process, also in one that does not
+lead: the log itself refuses a cursor that another process has moved. One lock keeps the rounds of a process apart, and
+is never held while waiting to try again. After every wait the durable state is looked at anew; hints, from the agent's
+calls or from the central store, only make that sooner.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from localfirst.errors import LocalFirstError, RemoteUnavailable
-from localfirst.log import Head, Log, SessionKey, session_key
-from sync.central.base import CentralStore, Hint
+from localfirst.errors import LocalFirstError, RemoteLost, RemoteRejected, RemoteUnavailable
+from localfirst.records import Aside, Direction, Head, SessionKey, session_key
+from localfirst.turns import Turns
+from localfirst.version import VERSION
+from sync.central.base import Hint
 from sync.leader import Leadership
-from sync.replicate import Replicator, Settled
+from sync.replicate import Refusal, Replicator
 from sync.retry import LONGEST_WAIT, for_ever, patiently
-from sync.status import SyncStatus, publish
+from sync.site import Site, Stopped
+from sync.status import SyncStatus, WorkerState, publish
 from sync.tasks import end, wait_for_event
+from sync.verify import Difference, verify
 
 LOOK_INTERVAL: Final = 0.05
 """Seconds between looks for changes that other processes made on this directory."""
@@ -36,7 +42,14 @@ CHECKPOINT_BYTES: Final = 4 << 20
 SETTLE_ROWS: Final = 1000
 """How many rows later it is noted again that nothing is pending."""
 
+_SWEEPS: Final = 20
+"""Steps of removing, in one turn."""
+
 _logger = logging.getLogger("localfirst.sync")
+
+
+class _Quarantined(Exception):
+    """What was asked for is put aside."""
 
 
 class Options(NamedTuple):
@@ -49,25 +62,19 @@ class Options(NamedTuple):
 class Worker:
     """Sync of one directory and one namespace with one central store. Everything on one event loop."""
 
-    def __init__(
-        self,
-        directory: Path,
-        log: Log,
-        central: CentralStore,
-        namespace: str,
-        options: Options,
-        on_settled: Callable[[Settled], None],
-    ) -> None:
+    def __init__(self, directory: Path, site: Site, options: Options) -> None:
+        self.state: WorkerState = "standby"
         self.status = SyncStatus("connecting")
-        self.quarantine: dict[SessionKey, LocalFirstError] = {}
-        """Sessions that can't be synced, and why. A worker that starts anew tries them again."""
+        self._site = site
         self._directory = directory
-        self._log = log
-        self._central = central
-        self._namespace = namespace
+        self._log = site.log
+        self._central = site.central
+        self._namespace = site.namespace
         self._options = options
-        self._leadership = Leadership(directory, namespace)
-        self._replicator = Replicator(log, central, log.replica_id(), namespace, on_settled)
+        self._leadership = Leadership(directory, site.namespace)
+        self._replicator = Replicator(site)
+        self._turns = Turns(site.log)
+        self._stopped: dict[tuple[SessionKey, Direction], Aside] = {}
         self._rounds = asyncio.Lock()
         self._identified = False
         self._reachable = asyncio.Event()
@@ -95,42 +102,57 @@ class Worker:
 
     async def run(self) -> None:
         """Lead, or wait to lead, until cancelled."""
-        while not await self._safely(self._lead):  # noqa: ASYNC110 - no event tells that another process ended
-            await asyncio.sleep(LEAD_INTERVAL)
-        self._watching = asyncio.create_task(self._watch(), name="localfirst-watch")
         try:
+            while not await self._safely(self._lead):  # noqa: ASYNC110 - no event tells that another process ended
+                await asyncio.sleep(LEAD_INTERVAL)
+            self._watching = asyncio.create_task(self._watch(), name="localfirst-watch")
             while not await self._safely(self._begin):
                 pass
             while True:
                 await self._safely(self._live)
         finally:  # Nothing is awaited here: a second cancellation must not keep the next leader waiting.
-            self._watching.cancel()
+            self.state = "ended"
+            if self._watching is not None:
+                self._watching.cancel()
             self._leadership.release()
 
     async def flush(self, session_id: str | None = None, *, once: bool = False) -> None:
         """Return when what is pending now (of one session, or all) is in the central store.
 
-        `once`: give up when the central store can't be reached, instead of trying again.
+        `once`: give up when the central store can't be reached, or a turn is open, instead of trying again.
         """
         keys = (
             list(await patiently(self._waiting)) if session_id is None else [session_key(self._namespace, session_id)]
         )
-        wanted = {key: counter for key in keys if (counter := self._log.last_counter(key))}
-        if await self._unsent(wanted):
-            await self._insist(lambda: self._drain(wanted), once=once)
+        wanted = {key: (head, self._log.last_slot(key)) for key in keys if (head := await self._site.head(key))}
+        while await self._unsent(wanted):
+            await self._insist(lambda: self._send(wanted), once=once)
+            if once or not await self._unsent(wanted):
+                return
+            await asyncio.sleep(LOOK_INTERVAL)  # A turn is open: what is in it waits.
 
     async def refresh(self, session_id: str | None = None) -> None:
         """Return when what is in the central store now (of one session, or all) is here."""
         if session_id is None:
             await self._insist(self._pull_everything)
-            for error in self.quarantine.values():
-                raise error
+            for (_, direction), aside in self._stopped.items():
+                if direction == "pull":
+                    raise RemoteRejected(aside.reason)
         else:
             await self._insist(lambda: self._pull_one(session_id))
 
     async def fetch(self, session_id: str) -> None:
         """Try once to bring a session here. Raises `RemoteUnavailable` and the like."""
         await self._insist(lambda: self._pull_one(session_id), once=True)
+
+    async def verify(self, found: list[Difference], session_id: str | None, *, full: bool) -> None:
+        """Compare what is here with the central store, see `sync.verify`."""
+        await self._insist(lambda: self._verify(found, session_id, full))
+
+    async def nudge(self) -> None:
+        """Try to reach the central store now."""
+        with suppress(LocalFirstError):
+            await self._attempt(_nothing)
 
     def abandon(self) -> None:
         """Let another process lead, from outside of a loop that will not run again."""
@@ -153,31 +175,37 @@ class Worker:
         except Exception as error:
             _logger.exception("sync of %s failed; it goes on", self._directory)
             self._failed(error)
+        self.state = "blocked"
         await self._nap(random.uniform(0.5, 1.0) * LONGEST_WAIT)
         return False
 
     async def _lead(self) -> bool:
+        self.state = "standby"
         return self._leadership.take()
 
     async def _begin(self) -> bool:
         """Find what is pending since before this worker began."""
+        self.state = "turning"
         self._seen_row = await patiently(self._log.rows.last_row)
         self._dirty = await patiently(self._waiting)
         return True
 
     async def _live(self) -> bool:
-        await self._insist(self._turn)
+        await for_ever(self._back_off)(self._attempt, self._turn)
         await self._maintain()
+        self.state = "idle"
         await self._wait()
         return True
 
     async def _turn(self) -> None:
+        self.state = "turning"
         now = time.monotonic()
         due, hinted = self._poll_at, dict(self._hinted)
         poll = now >= due
+        if poll:
+            await self._end_turns()
         pull = await self._moved() if poll else set()
         pull |= {key for key, hint in hinted.items() if await self._is_news(key, hint)}
-        pull -= self.quarantine.keys()
         push = set(self._dirty) if now >= self._pushed_at + self._options.sync_interval else set()
         if push:
             self._pushed_at = now
@@ -210,8 +238,9 @@ class Worker:
         version = self._log.rows.version()
         if version != self._seen_version:
             touched, self._seen_row = self._log.touched_since(self._seen_row, self._namespace)
-            self._dirty |= touched.written - self.quarantine.keys()
-            self._asked |= touched.asked - self.quarantine.keys()
+            self._dirty |= touched.written
+            self._asked |= touched.asked
+            self._load_quarantine()
             self._seen_version = version
 
     def _waiting(self) -> set[SessionKey]:
@@ -249,6 +278,7 @@ class Worker:
         """What would otherwise be paid for by an agent's call, or by the next start."""
         if self._log.rows.wal_bytes() > CHECKPOINT_BYTES:
             await asyncio.to_thread(self._log.rows.checkpoint)
+        await self._replicator.tidy(_SWEEPS)
         if not self._dirty and self._seen_row - self._settled_row > SETTLE_ROWS:
             await patiently(self._log.mark_settled)
             self._settled_row = self._seen_row
@@ -265,18 +295,39 @@ class Worker:
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
         async with self._rounds:
             try:
+                await patiently(self._load_quarantine)
                 if not self._identified:
-                    asked_at = time.time()
-                    self.status.reached((await self._central.identify()).now, asked_at)
-                    self._identified = True
+                    await self._identify()
                 await work()
+            except _Quarantined as error:  # One bad session says nothing of the store.
+                raise RemoteRejected(str(error)) from None
             except LocalFirstError as error:
-                if not any(error is known for known in self.quarantine.values()):
-                    self._failed(error)  # One bad session says nothing of the store.
+                self._failed(error)
                 raise
             self.status.went_well()
             self._tell()
             self._reachable.set()
+
+    async def _identify(self) -> None:
+        """Which store is it? If it is not the one that was followed, what is here is to be sent to it again."""
+        asked_at = time.time()
+        found = await self._central.identify()
+        identity = self._site.identity
+        followed = await patiently(partial(identity.followed, self._namespace))
+        if followed not in (None, found.store_id):
+            await patiently(partial(identity.offer, self._namespace, found.store_id))
+            if self._site.ask:
+                raise RemoteLost
+            _logger.warning(
+                "sync of %s: the central store is another one than before, or was emptied; what is here is sent to it",
+                self._directory,
+            )
+            self._poll_at = -math.inf
+        if followed != found.store_id:
+            await patiently(partial(identity.follow, self._namespace, found.store_id))
+        self._replicator.store_id = found.store_id
+        self.status.reached(found.now, asked_at)
+        self._identified = True
 
     def _failed(self, error: BaseException) -> None:
         self._reachable.clear()
@@ -295,11 +346,15 @@ class Worker:
         )
 
     def _tell(self) -> None:
-        self.status.quarantined = len(self.quarantine)
+        self.status.quarantined = len({key for key, _ in self._stopped})
         told = (self.status.state, self.status.last_error, self.status.quarantined, int(time.monotonic()))
         if self.leads and told != self._told:  # At most once a second while nothing changes.
             publish(self._directory, self._namespace, self.status)
             self._told = told
+
+    async def _back_off(self, seconds: float) -> None:
+        self.state = "backing off"
+        await self._nap(seconds)
 
     async def _nap(self, seconds: float) -> None:
         """Sleep, unless another try reaches the central store meanwhile."""
@@ -308,42 +363,112 @@ class Worker:
     # Work with the central store; all of it may be repeated.
 
     async def _sync(self, push: set[SessionKey], pull: set[SessionKey]) -> None:
-        """Rounds until there is no more to push or pull. A session that can't be synced is put aside."""
-        while push or pull:
-            result = await self._replicator.round(push, pull)
-            for key, error in result.refused.items():
-                _logger.error("session %s can't be synced: %s", key.hex(), error)
-            self.quarantine |= result.refused
-            push = result.push - self.quarantine.keys()
-            pull = result.pull - self.quarantine.keys()
+        """Rounds until there is no more to push or pull. What can't be synced is put aside."""
+        while True:
+            push, pull = self._free(push, "push"), self._free(pull, "pull")
+            if not push and not pull:
+                return
+            one_way = {key for key in push if (key, "pull") in self._stopped}
+            result = await self._replicator.round(push, pull, one_way)
+            for (key, direction), refusal in result.refused.items():
+                await self._put_aside(key, direction, refusal)
+            push, pull = result.push, result.pull
 
-    async def _drain(self, wanted: dict[SessionKey, int]) -> None:
-        while unsent := await self._unsent(wanted):
-            for key in unsent & self.quarantine.keys():
-                raise self.quarantine[key]
-            await self._sync(unsent, set())
+    def _free(self, keys: set[SessionKey], direction: Direction) -> set[SessionKey]:
+        return {key for key in keys if (key, direction) not in self._stopped}
 
-    async def _unsent(self, wanted: dict[SessionKey, int]) -> set[SessionKey]:
-        """Sessions of which the central store is not known to have the wanted counter."""
-        heads = {key: await patiently(partial(self._log.head, key)) for key in wanted}
-        return {key for key, head in heads.items() if head is not None and head.acked < wanted[key]}
+    async def _put_aside(self, key: SessionKey, direction: Direction, refusal: Refusal) -> None:
+        head = await self._site.head(key)
+        if head is None:
+            return
+        aside = Aside(
+            namespace=head.namespace,
+            session_id=head.session_id,
+            direction=direction,
+            reason=str(refusal.error),
+            since=time.time(),
+            version=VERSION,
+            place=refusal.place,
+            count=refusal.changes,
+            mark=refusal.mark,
+            lost=refusal.lost,
+        )
+        await patiently(partial(self._site.quarantine.put, key, aside))
+        self._stopped[key, direction] = aside
+        _logger.error("session %r can't be synced (%s): %s", head.session_id, direction, aside.reason)
+        self._site.tell(Stopped(key, aside))
+
+    def _load_quarantine(self) -> None:
+        """What is stopped, as any process or an earlier run left it. Another version tries again."""
+        stopped = {}
+        for place, aside in self._site.quarantine.all(self._namespace).items():
+            if aside.version != VERSION and not aside.lost:
+                self._site.quarantine.release(*place)
+            elif not aside.consent:
+                stopped[place] = aside
+        for key, direction in self._stopped.keys() - stopped.keys():
+            self._dirty.add(key)  # Somebody let it go on.
+            if direction == "pull":
+                self._poll_at = -math.inf
+        self._stopped = stopped
+
+    async def _send(self, wanted: dict[SessionKey, tuple[Head, int]]) -> None:
+        unsent = await self._unsent(wanted)
+        await self._sync(set(unsent), set())
+        await self._replicator.tidy()
+        for key in unsent:
+            aside = self._stopped.get((key, "push"))
+            if aside is not None and key in await self._unsent(wanted):
+                raise _Quarantined(aside.reason)
+
+    async def _unsent(self, wanted: dict[SessionKey, tuple[Head, int]]) -> set[SessionKey]:
+        """Sessions of which the central store is not known to have what is in the wanted slot."""
+        unsent = set()
+        for key, (before, _) in list(wanted.items()):
+            head = await self._site.head(key)
+            if head is None:
+                continue
+            if head.offset != before.offset:  # It was moved to another slot.
+                wanted[key] = (head, await patiently(partial(self._log.last_slot, key)))
+            if head.acked < wanted[key][1]:
+                unsent.add(key)
+        return unsent
 
     async def _pull_one(self, session_id: str) -> None:
         key = await self._replicator.know(session_id)
         await self._sync(set(), {key})
-        if key in self.quarantine:
-            raise self.quarantine[key]
+        aside = self._stopped.get((key, "pull"))
+        if aside is not None:
+            raise _Quarantined(aside.reason)
 
     async def _pull_everything(self) -> None:
         await self._replicator.discover()
         await self._sync(set(), await self._moved())
 
+    async def _verify(self, found: list[Difference], session_id: str | None, full: bool) -> None:
+        await (self._pull_everything() if session_id is None else self._pull_one(session_id))
+        found[:] = [
+            difference
+            async for heads in self._pages()
+            async for difference in verify(
+                self._site, [(key, head) for key, head in heads if session_id in (None, head.session_id)], full=full
+            )
+        ]
+
+    async def _end_turns(self) -> None:
+        """What a turn wrote whose process is gone goes up."""
+        for key, turn in await patiently(lambda: list(self._turns.left_behind(self._directory))):
+            await patiently(partial(self._turns.end, key, turn))
+            self.wake()
+
     async def _moved(self) -> set[SessionKey]:
         """The sessions known here that are not where the central store is."""
         moved: set[SessionKey] = set()
+        current = await patiently(self._site.identity.replica_id)
         async for heads in self._pages():
             moved |= await self._replicator.moved(heads)
-        return moved - self.quarantine.keys()
+            self._dirty |= {key for key, head in heads if head.origin != current}
+        return moved
 
     async def _pages(self) -> AsyncIterator[list[tuple[SessionKey, Head]]]:
         after: SessionKey | None = b""
@@ -351,3 +476,7 @@ class Worker:
             heads, after = await patiently(partial(self._log.heads, self._namespace, after))
             if heads:
                 yield heads
+
+
+async def _nothing() -> None:
+    return None

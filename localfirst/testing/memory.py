@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from localfirst.change import EMPTY_DIGEST, check_session_id, extend_digest, new_id
 from localfirst.clock import wall_ms
-from localfirst.errors import RemoteUnavailable, RemoteVersionError
+from localfirst.errors import RemoteUnavailable
 from sync.central.base import (
     FORMAT_VERSION,
     CentralStore,
+    Checkpoint,
     Head,
     Hint,
     Identity,
@@ -27,6 +28,7 @@ from sync.central.base import (
     Run,
     Want,
 )
+from sync.central.formats import check_format
 
 
 @dataclass
@@ -35,10 +37,20 @@ class _Session:
     log: list[LogEntry] = field(default_factory=list)
     acked: dict[str, int] = field(default_factory=dict)
     digest: int = EMPTY_DIGEST
+    checkpoint: Checkpoint | None = None
+    admitted_at: int = 0
+
+    @property
+    def floor(self) -> int:
+        return self.checkpoint.seq if self.checkpoint else 0
+
+    @property
+    def seq(self) -> int:
+        return self.floor + len(self.log)
 
     @property
     def head(self) -> Head:
-        return Head(self.generation, len(self.log), self.digest)
+        return Head(self.generation, self.seq, self.digest)
 
 
 @dataclass
@@ -78,8 +90,7 @@ class MemoryStore(CentralStore):
         return self.server.namespace(self._name)
 
     async def identify(self) -> Identity:
-        if self._state.format > FORMAT_VERSION:
-            raise RemoteVersionError
+        check_format("the store in memory", self._state.format)
         return Identity(self._state.store_id, self._state.format, self.server.now())
 
     async def push(self, runs: Sequence[Run]) -> list[Pushed]:
@@ -93,19 +104,23 @@ class MemoryStore(CentralStore):
         if refusal:
             return _pushed(refusal, session or _Session(""), run, 0, now)
         session = self._state.sessions.setdefault(session_id, _Session(run.generation))
-        rest = run.changes[acked + 1 - run.first :]
-        if rest:
-            session.log += [LogEntry(seq, now, data) for seq, data in enumerate(rest, len(session.log) + 1)]
-            session.digest = extend_digest(session.digest, rest)
-            session.acked[run.origin] = acked + len(rest)
-            for queue in self._state.watchers:
-                queue.put_nowait(Hint(session_id, session.generation, len(session.log)))
-        return _pushed(PushStatus.OK, session, run, len(rest), now)
+        if run.first <= acked:
+            return _pushed(PushStatus.OK, session, run, 0, now)
+        session.log += [LogEntry(seq, now, data) for seq, data in enumerate(run.changes, session.seq + 1)]
+        session.digest = extend_digest(session.digest, run.changes)
+        session.acked[run.origin] = acked + len(run.changes)
+        session.admitted_at = now
+        self._tell(session_id, session)
+        return _pushed(PushStatus.OK, session, run, len(run.changes), now)
+
+    def _tell(self, session_id: str, session: _Session) -> None:
+        for queue in self._state.watchers:
+            queue.put_nowait(Hint(session_id, session.generation, session.seq))
 
     def _now_in(self, session: _Session | None) -> int:
         """The clock, which may step back; the times in one log don't."""
         now = self.server.now()
-        return max(now, session.log[-1].admitted_at) if session and session.log else now
+        return max(now, session.admitted_at) if session else now
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
         return [self._pull(want, max_bytes) for want in wants]
@@ -115,15 +130,33 @@ class MemoryStore(CentralStore):
         if session is None:
             return Pulled(None, False, [])
         after = 0 if want.generation is None else want.after
-        if want.generation not in (None, session.generation) or after > len(session.log):
+        if want.generation not in (None, session.generation) or not session.floor <= after <= session.seq:
             return Pulled(session.head, True, [])
         page: list[LogEntry] = []
-        for entry in session.log[after:]:
+        for entry in session.log[after - session.floor :]:
             if page and max_bytes <= 0:
                 break
             page.append(entry)
             max_bytes -= len(entry.data)
         return Pulled(session.head, False, page)
+
+    async def checkpoint(self, session_id: str) -> Checkpoint | None:
+        session = self._state.sessions.get(check_session_id(session_id))
+        return session.checkpoint if session else None
+
+    async def put_checkpoint(
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+    ) -> bool:
+        session = self._state.sessions.get(check_session_id(session_id))
+        if (session.head if session else None) != expected or checkpoint.seq < 1:
+            return False
+        if session and session.generation == checkpoint.generation:
+            return _compact(session, checkpoint)
+        now = self._now_in(session)
+        made = _Session(checkpoint.generation, [], dict(acked), checkpoint.digest, checkpoint, now)
+        self._state.sessions[session_id] = made
+        self._tell(session_id, made)
+        return True
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
         found = [self._state.sessions.get(check_session_id(session_id)) for session_id in session_ids]
@@ -160,4 +193,14 @@ def _refusal(session: _Session | None, run: Run, acked: int) -> PushStatus | Non
         return PushStatus.MISSING
     if not run.fresh and session and session.generation != run.generation:
         return PushStatus.GENERATION
-    return PushStatus.GAP if run.first > acked + 1 else None
+    if run.first > acked + 1:
+        return PushStatus.GAP
+    return PushStatus.OVERLAP if run.first <= acked < run.first + len(run.changes) - 1 else None
+
+
+def _compact(session: _Session, checkpoint: Checkpoint) -> bool:
+    if not session.floor < checkpoint.seq <= session.seq:
+        return False
+    session.log = session.log[checkpoint.seq - session.floor :]
+    session.checkpoint = checkpoint
+    return True

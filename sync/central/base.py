@@ -9,7 +9,7 @@ apart. Nothing of the libraries underneath gets out. `localfirst.testing.conform
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 
 from localfirst.change import hash_changes
 
-FORMAT_VERSION = 1
-"""Of what a central store holds. A store with a greater number is left alone."""
+FORMAT_VERSION = 2
+"""Of what a central store holds. A store with a greater number is left alone; 1 was never released."""
 
 
 class Identity(NamedTuple):
@@ -56,6 +56,9 @@ class Run:
 class PushStatus(Enum):
     OK = "ok"
     """All of the run is in the log, now or since an earlier push."""
+    OVERLAP = "overlap"
+    """The log has the first changes of the run, not the last. Nothing was admitted: the sender pulls, to see whether
+    what is there is its own (a copied directory has a twin with the same origin), and pushes the rest."""
     GAP = "gap"
     """`first` is greater than acked + 1: changes before it are missing. Nothing was admitted."""
     GENERATION = "generation"
@@ -72,7 +75,7 @@ class Pushed(NamedTuple):
     acked: int
     """The highest counter of the run's origin in the log."""
     admitted: int
-    """How many changes this very push added: the last `admitted` of the run, at the end of the log."""
+    """How many changes this very push added, at the end of the log: all of the run, or none."""
     head: int
     digest: int
     admitted_at: int
@@ -110,10 +113,21 @@ class Pulled(NamedTuple):
     head: Head | None
     """None: there is no such session."""
     resync: bool
-    """The want does not fit the log (another generation, or `after` beyond its end): `entries` is empty, and the
-    puller must begin again from nothing."""
+    """The want does not fit the log (another generation, `after` beyond its end, or below its floor): `entries` is
+    empty, and the puller must begin again, from the checkpoint if there is one."""
     entries: list[LogEntry]
     """Consecutive from `after + 1`. The last has `seq == head.seq` unless the page was full."""
+
+
+class Checkpoint(NamedTuple):
+    """A folded log, which stands for all changes up to `seq`, so that they need not be kept. Bytes to the store."""
+
+    generation: str
+    seq: int
+    """The floor of the log: its first entry is the next."""
+    digest: int
+    """Of the whole log up to `seq`."""
+    data: bytes
 
 
 class Hint(NamedTuple):
@@ -133,13 +147,30 @@ class CentralStore(Protocol):
         ...
 
     async def push(self, runs: Sequence[Run]) -> list[Pushed]:
-        """Admit runs, each in one atomic step: drop what the log already has (counter <= acked), refuse a gap, append
-        the rest contiguously, remember acked, advance head and digest, hint to watchers. Results in order."""
+        """Admit runs, each in one atomic step: all of it, contiguously, or nothing. A run that the log already has
+        (counter <= acked) is fine, one that it has in part, or that leaves a gap, is refused. Remember acked, advance
+        head and digest, hint to watchers. Results in order."""
         ...
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
         """A page of each session's log after what the puller has; at least one entry each if there is any, and not
         many more than `max_bytes` of changes for each. Results in order."""
+        ...
+
+    async def checkpoint(self, session_id: str) -> Checkpoint | None:
+        """What stands for the changes below the floor of a log; None if all are there, or the session is missing."""
+        ...
+
+    async def put_checkpoint(
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+    ) -> bool:
+        """Put a checkpoint by compare-and-set. False, and nothing is changed, if the end of the log is not `expected`
+        (None: the session must be missing), or if its floor is not below `checkpoint.seq`, or its end is.
+
+        Of the same generation: the changes up to `checkpoint.seq` are dropped; `acked` is not looked at. Of another,
+        or of a session that was missing: the session is made anew of it in one step, with nothing else left of it: its
+        head is the checkpoint's, its origins are those of `acked` (the highest counter of each); watchers get a hint.
+        """
         ...
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:

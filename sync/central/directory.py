@@ -5,7 +5,7 @@ Not for network file systems: SQLite's locks do not work there. It has no hints;
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +27,7 @@ from localfirst.errors import (
 from localfirst.rows import Rows
 from sync.central.base import (
     FORMAT_VERSION,
+    Checkpoint,
     Head,
     Hint,
     Identity,
@@ -37,6 +38,7 @@ from sync.central.base import (
     Run,
     Want,
 )
+from sync.central.formats import check_format
 from sync.retry import patiently
 
 T = TypeVar("T")
@@ -44,7 +46,9 @@ T = TypeVar("T")
 _STORE: Final = b"store"
 _HEAD: Final = b"h"
 _ENTRY: Final = b"l"
+_CHECKPOINT: Final = b"k"
 _PAGE_ROWS: Final = 256
+_LAST: Final = (1 << 63) - 1
 
 
 class _Identity(msgspec.Struct, array_like=True):
@@ -60,6 +64,13 @@ class _Session(msgspec.Struct, array_like=True):
     digest: int = EMPTY_DIGEST
     admitted_at: int = 0
     acked: dict[str, int] = {}
+    floor: int = 0
+    floor_digest: int = EMPTY_DIGEST
+    """Of the log up to `floor`, for which the checkpoint stands: key `k <namespace and session>`."""
+
+    @property
+    def head(self) -> Head:
+        return Head(self.generation, self.seq, self.digest)
 
 
 class _Entry(msgspec.Struct, array_like=True):
@@ -102,10 +113,7 @@ class DirectoryStore:
             identity = _Identity(FORMAT_VERSION, new_id()) if found is None else _identity_decoder.decode(found)
             if found is None:
                 self._rows.put(_STORE, _encode(identity))
-        if identity.format > FORMAT_VERSION:
-            raise RemoteVersionError(
-                f"{self._directory} has format {identity.format}, this localfirst knows {FORMAT_VERSION}: upgrade it"
-            )
+        check_format(str(self._directory), identity.format)
         return Identity(identity.store_id, identity.format, wall_ms())
 
     async def push(self, runs: Sequence[Run]) -> list[Pushed]:
@@ -121,25 +129,20 @@ class DirectoryStore:
                 return Pushed(PushStatus.GAP, "", 0, 0, 0, EMPTY_DIGEST, wall_ms())
             session = session or _Session(run.generation)
             acked = session.acked.get(run.origin, 0)
-            status = _refusal(run, session, acked)
-            fresh = [] if status else list(run.changes[acked + 1 - run.first :])
-            if fresh:
-                session.admitted_at = max(wall_ms(), session.admitted_at)
-                for data in fresh:
-                    session.seq += 1
-                    self._rows.insert(self._entry_key(run.session_id, session.seq), _entry(session.admitted_at, data))
-                session.digest = extend_digest(session.digest, fresh)
-                session.acked[run.origin] = acked = acked + len(fresh)
-                self._rows.put(key, _encode(session))
-            return Pushed(
-                status or PushStatus.OK,
-                session.generation,
-                acked,
-                len(fresh),
-                session.seq,
-                session.digest,
-                session.admitted_at or wall_ms(),
-            )
+            refusal = _refusal(run, session, acked)
+            if refusal or run.first <= acked:
+                return _pushed(refusal or PushStatus.OK, session, acked, 0)
+            self._append(run, session)
+            self._rows.put(key, _encode(session))
+            return _pushed(PushStatus.OK, session, session.acked[run.origin], len(run.changes))
+
+    def _append(self, run: Run, session: _Session) -> None:
+        session.admitted_at = max(wall_ms(), session.admitted_at)
+        for data in run.changes:
+            session.seq += 1
+            self._rows.insert(self._entry_key(run.session_id, session.seq), _entry(session.admitted_at, data))
+        session.digest = extend_digest(session.digest, run.changes)
+        session.acked[run.origin] = run.first + len(run.changes) - 1
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
         return [await self._run(partial(self._pull, want, max_bytes)) for want in wants]
@@ -149,10 +152,10 @@ class DirectoryStore:
             session = self._session(self._head_key(want.session_id))
             if session is None:
                 return Pulled(None, False, [])
-            head = Head(session.generation, session.seq, session.digest)
-            if want.generation not in (None, session.generation) or want.after > session.seq:
-                return Pulled(head, True, [])
-            return Pulled(head, False, self._entries(want, session.seq, max_bytes))
+            want = want if want.generation is not None else want._replace(after=0)
+            if want.generation not in (None, session.generation) or not session.floor <= want.after <= session.seq:
+                return Pulled(session.head, True, [])
+            return Pulled(session.head, False, self._entries(want, session.seq, max_bytes))
 
     def _entries(self, want: Want, last: int, max_bytes: int) -> list[LogEntry]:
         entries: list[LogEntry] = []
@@ -182,7 +185,50 @@ class DirectoryStore:
 
     def _head(self, session_id: str) -> Head | None:
         session = self._session(self._head_key(session_id))
-        return None if session is None else Head(session.generation, session.seq, session.digest)
+        return None if session is None else session.head
+
+    async def checkpoint(self, session_id: str) -> Checkpoint | None:
+        return await self._run(partial(self._checkpoint, session_id))
+
+    def _checkpoint(self, session_id: str) -> Checkpoint | None:
+        with self._rows.snapshot():
+            session = self._session(self._head_key(session_id))
+            if session is None or not session.floor:
+                return None
+            data = self._rows.get(self._checkpoint_key(session_id))
+        if data is None:
+            raise RemoteRejected(f"{self._directory}: session {session_id!r} has lost its checkpoint")
+        return Checkpoint(session.generation, session.floor, session.floor_digest, data)
+
+    async def put_checkpoint(
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+    ) -> bool:
+        return await self._run(partial(self._put_checkpoint, session_id, expected, checkpoint, acked))
+
+    def _put_checkpoint(
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+    ) -> bool:
+        key = self._head_key(session_id)
+        with self._rows.transaction():
+            session = self._session(key)
+            if (session and session.head) != expected or checkpoint.seq < 1:
+                return False
+            if session is None or session.generation != checkpoint.generation:
+                self._drop(session_id, _LAST)
+                admitted_at = max(wall_ms(), session.admitted_at if session else 0)
+                session = _Session(*checkpoint[:3], admitted_at, dict(acked))
+            elif session.floor < checkpoint.seq <= session.seq:
+                self._drop(session_id, checkpoint.seq)
+            else:
+                return False
+            session.floor, session.floor_digest = checkpoint.seq, checkpoint.digest
+            self._rows.put(self._checkpoint_key(session_id), checkpoint.data)
+            self._rows.put(key, _encode(session))
+        return True
+
+    def _drop(self, session_id: str, last: int) -> None:
+        """Delete the entries of a log up to a seq."""
+        self._rows.delete_range(self._entry_key(session_id, 0), self._entry_key(session_id, last + 1))
 
     async def sessions(self, after: str, limit: int) -> list[str]:
         return await self._run(partial(self._sessions, after, limit))
@@ -208,9 +254,14 @@ class DirectoryStore:
     def _head_key(self, session_id: str) -> bytes:
         return _HEAD + self._namespace + check_session_id(session_id).encode()
 
+    def _checkpoint_key(self, session_id: str) -> bytes:
+        return _CHECKPOINT + self._hash(session_id)
+
     def _entry_key(self, session_id: str, seq: int) -> bytes:
-        name = blake2b(self._namespace + session_id.encode(), digest_size=16).digest()
-        return _ENTRY + name + seq.to_bytes(8, "big")
+        return _ENTRY + self._hash(session_id) + seq.to_bytes(8, "big")
+
+    def _hash(self, session_id: str) -> bytes:
+        return blake2b(self._namespace + session_id.encode(), digest_size=16).digest()
 
     async def _run(self, call: Callable[[], T]) -> T:
         """What goes wrong with this directory is the central store's trouble, not the local one's."""
@@ -229,7 +280,14 @@ class DirectoryStore:
 def _refusal(run: Run, session: _Session, acked: int) -> PushStatus | None:
     if not run.fresh and run.generation != session.generation:
         return PushStatus.GENERATION
-    return PushStatus.GAP if run.first > acked + 1 else None
+    if run.first > acked + 1:
+        return PushStatus.GAP
+    return PushStatus.OVERLAP if run.first <= acked < run.first + len(run.changes) - 1 else None
+
+
+def _pushed(status: PushStatus, session: _Session, acked: int, admitted: int) -> Pushed:
+    now = session.admitted_at or wall_ms()
+    return Pushed(status, session.generation, acked, admitted, session.seq, session.digest, now)
 
 
 def _entry(admitted_at: int, data: bytes) -> bytes:

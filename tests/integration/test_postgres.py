@@ -101,6 +101,15 @@ async def test_a_newer_format_is_left_alone(open_store: OpenStore, connection: A
     assert tuple(row) == (FORMAT_VERSION + 1, 0)
 
 
+async def test_an_older_format_is_for_somebody_to_empty(open_store: OpenStore, connection: Any) -> None:
+    await open_store().identify()
+    await connection.execute("update localfirst.store set format = 1, schema_step = 2")
+    with pytest.raises(ConfigurationError, match=r"unreleased version.*empty it.*another database or namespace"):
+        await open_store().identify()
+    row = await connection.fetchrow("select format, schema_step from localfirst.store")
+    assert tuple(row) == (1, 2)
+
+
 async def test_a_database_that_can_not_hold_all_text_is_refused(
     open_store: OpenStore, connection: Any, postgres_url: str
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from localfirst.change import Change, encode_change, extend_digest
 from localfirst.testing.conformance.harness import PAGE, bodies, run
-from sync.central.base import Want
+from sync.central.base import Checkpoint, Want
 from sync.central.postgres import PostgresStore
 from sync.central.postgres.statements import QUERIES
 
@@ -78,7 +78,7 @@ async def test_plans_within_the_functions_go_through_the_primary_keys(filled: Po
     await connection.fetch("select localfirst.page_end($1, 'session-7', 0, 2, 10)", NAMESPACE)
     await connection.fetch(
         "select * from localfirst.push($1, $2, '{g}', '{t}', '{r1}', '{1}', '{21}', '{21}', "
-        "'{1}', '{21}', '{1}', '{0}', '{main}', '{append}', $3, '{1}', '{1}')",
+        "'{1}', '{21}', '{1}', '{0}', '{0}', '{main}', '{append}', $3, '{1}', '{1}')",
         NAMESPACE,
         ["session-7"],
         [b"[]"],
@@ -99,6 +99,17 @@ async def test_a_page_reads_no_further_than_it_holds(filled: PostgresStore, conn
     )
     page = json.loads(plan)[0]["Plan"]
     assert page["Shared Hit Blocks"] + page["Shared Read Blocks"] < 60
+
+
+async def test_a_pull_from_below_the_floor_reads_no_changes(filled: PostgresStore, connection: Any) -> None:
+    [head] = await filled.heads(["session-7"])
+    assert head is not None
+    assert await filled.put_checkpoint("session-7", head, Checkpoint(head.generation, 5, 0, b""), {})
+    for generation in (None, head.generation):
+        rows = await connection.fetch(
+            QUERIES["pull"], NAMESPACE, ["session-7"], [generation], [4 if generation else 0], PAGE
+        )
+        assert [row["seq"] for row in rows] == [None]
 
 
 async def test_the_tail_of_a_long_log_is_what_was_pushed(filled: PostgresStore) -> None:

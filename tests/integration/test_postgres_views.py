@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -14,6 +14,7 @@ from localfirst.change import (
     APPEND,
     CLEAR,
     DELETE,
+    END,
     INCREMENT,
     PUT,
     REMOVE,
@@ -22,10 +23,11 @@ from localfirst.change import (
     decode_change,
     encode_change,
 )
+from localfirst.checkpoint import State, encode_state
 from localfirst.clock import pack
-from localfirst.fold import fold
+from localfirst.fold import Fold, fold
 from localfirst.testing.conformance.harness import whole_log
-from sync.central.base import Run
+from sync.central.base import Checkpoint, Run
 from sync.central.postgres import PostgresStore
 
 NAMESPACE = "test"
@@ -113,19 +115,19 @@ async def test_a_clear_takes_what_its_author_had_seen(store: PostgresStore, conn
     await said(first, "seen")
     await said(first, "not seen")
     await said(second, "own")
-    await second.write(CLEAR, {}, base=1)
+    await second.write(CLEAR, {"seen": {"r1": 1, "r7": 7}}, base=1_000)
     await said(second, "after")
-    assert await contents(connection) == ["not seen", "after"]
+    await said(first, "later")
+    assert await contents(connection) == ["not seen", "after", "later"]
 
 
-async def test_a_clear_that_claims_to_have_seen_the_future_takes_the_past(
-    store: PostgresStore, connection: Any
-) -> None:
+async def test_a_clear_that_comes_before_what_its_author_had_seen_counts(store: PostgresStore, connection: Any) -> None:
+    """As in a log that was rebuilt."""
     first, second = Author(store, "user-123", "r1"), Author(store, "user-123", "r2")
-    await said(first, "before")
-    await second.write(CLEAR, {}, base=1_000)
-    await said(first, "after")
-    assert await contents(connection) == ["after"]
+    await second.write(CLEAR, {"seen": {"r1": 1}})
+    await said(first, "seen")
+    await said(first, "not seen")
+    assert await contents(connection) == ["not seen"]
 
 
 async def test_metadata_by_rule(store: PostgresStore, connection: Any) -> None:
@@ -223,7 +225,8 @@ def written(chance: random.Random) -> tuple[str, Any]:
             (APPEND, [{"content": str(chance.random())} for _ in range(chance.randint(0, 3))]),
             (APPEND, [number]),
             (REMOVE, {"origin": f"r{chance.randint(1, 3)}", "counter": number, "index": chance.randint(0, 2)}),
-            (CLEAR, {}) if chance.random() < 0.3 else (APPEND, [None, "x"]),
+            (CLEAR, {"seen": {"r1": number, "r2": 2 * number}}) if chance.random() < 0.3 else (APPEND, [None, "x"]),
+            (END, {}),
             (PUT, {"key": chance.choice("abc"), "rule": "last", "value": number}),
             (PUT, {"key": chance.choice("abc"), "rule": chance.choice(["first", "max", "min"]), "value": number}),
             (PUT, {"key": "abc", "rule": "union", "value": [number, "x"]}),
@@ -242,8 +245,33 @@ async def test_views_show_what_the_fold_shows(store: PostgresStore, connection: 
         kind, body = written(chance)
         time = chance.choice([LONG_AGO + chance.randint(0, 5), FAR_AHEAD])
         await chance.choice(authors).write(kind, body, base=chance.randint(0, head), time=time)
+    admitted = await admitted_in(store)
+    await shows(connection, fold(admitted))
+    for floor in sorted(chance.sample(range(1, 61), 2)):
+        await compact(store, admitted, floor)
+        await shows(connection, fold(admitted))
+
+
+async def admitted_in(store: PostgresStore) -> list[Admitted]:
     log = await whole_log(store, "user-123")
-    state = fold([Admitted(entry.seq, entry.admitted_at, decode_change(entry.data)) for entry in log])
+    return [Admitted(entry.seq, entry.admitted_at, decode_change(entry.data)) for entry in log]
+
+
+async def compact(store: PostgresStore, admitted: Sequence[Admitted], floor: int) -> None:
+    """Fold all up to a seq into a checkpoint."""
+    state = State()
+    state.admit(admitted[:floor])
+    await put(store, encode_state(state), floor)
+
+
+async def put(store: PostgresStore, data: bytes, floor: int) -> None:
+    [head] = await store.heads(["user-123"])
+    assert head is not None
+    assert await store.put_checkpoint("user-123", head, Checkpoint(head.generation, floor, 0, data), {})
+
+
+async def shows(connection: Any, state: Fold) -> None:
+    """Both views show what the fold shows."""
     rows = await connection.fetch("select * from localfirst.items where session_id = 'user-123' order by seq, index")
     assert [(row["origin"], row["counter"], row["index"], row["item"]) for row in rows] == [
         (item.origin, item.counter, item.place, json.loads(item.data)) for item in state.items
@@ -251,6 +279,66 @@ async def test_views_show_what_the_fold_shows(store: PostgresStore, connection: 
     assert await metadata(connection) == {
         key: json.loads(register.value) for key, register in state.metadata.items() if register.value is not None
     }
+
+
+async def test_what_was_folded_is_there_as_before(store: PostgresStore, connection: Any) -> None:
+    first, second = Author(store, "user-123", "r1"), Author(store, "user-123", "r2")
+    await said(first, "one", "two", "three")
+    await second.write(REMOVE, {"origin": "r1", "counter": 1, "index": 1})
+    for item in (b"[NaN]", b'[{"content":"\\u00e9"}]', b'["\\ud800"]', b'["\\u0000"]'):
+        await first.write(APPEND, item)
+    await second.write(REMOVE, {"origin": "r3", "counter": 1, "index": 0})
+    await first.put("name", "Ada")
+    await first.write(PUT, b'{"key":"nan","rule":"last","value":NaN}')
+    await first.write(PUT, b'{"key":"\\ud800","rule":"last","value":1}')
+    await first.put("gone", 1)
+    await first.write(DELETE, {"key": "gone"}, time=LONG_AGO + 9)
+    before = await connection.fetch("select * from localfirst.items order by seq, index")
+    named = await metadata(connection)
+    await compact(store, await admitted_in(store), 12)
+    assert await connection.fetchval("select count(*) from localfirst.changes") == 0
+    assert await connection.fetch("select * from localfirst.items order by seq, index") == before
+    assert await metadata(connection) == named == {"name": "Ada"}
+    await said(Author(store, "user-123", "r3"), "removed before it came", "four")
+    await second.write(REMOVE, {"origin": "r1", "counter": 1, "index": 2})
+    await second.put("gone", "no", time=LONG_AGO)
+    await second.put("name", "Grace", base=12)
+    assert await contents(connection) == ["one", None, "é", None, None, "four"]
+    assert await metadata(connection) == {"name": "Grace"}
+    await second.write(CLEAR, {"seen": {"r1": 3}})
+    assert await contents(connection) == [None, None, "four"]
+
+
+FOREIGN = [
+    b"",
+    b"\xff sealed \0",
+    b"null",
+    b"[]",
+    b'"text"',
+    b'{"format":2,"items":[["r1",1,0,1,1,"1"]],"metadata":[["\\"k\\"","1",1,"r1",1,"put",{}]]}',
+    b'{"items":[["r1",1,0,1,1,"1"]]}',
+    b'{"format":1}',
+    b'{"format":1,"items":7,"metadata":{},"removed":"x","cleared":[]}',
+    b'{"format":1,"items":[7,null,[],{},"x",["r1"],["r1",1,0,1],["r1",1,0,1,1,null]]}',
+    b'{"format":1,"items":[["r1","x",0,1,1,"1"],["r1",1e30,0,1,1,"1"],["r1",1,-1,1,1,"1"],["r1",1,0,1.5,1,"1"]]}',
+    b'{"format":1,"items":[["r1",1,99999999999999999999,1,1,"1"],[null,1,0,1,1,"1"],[{},1,0,1,1,""]]}',
+    b'{"format":1,"metadata":[7,[],["x"],["\\"k\\""],["k","1",1,"r1",1,"put",{}],["\\"k\\"","{",1,"r1",1,"put"]]}',
+    b'{"format":1,"removed":[7,[],["r2"],["r2","x",{}]],"cleared":{"r2":"x","r3":1e30,"r4":null}}',
+    b'{"format":1,"items":[["r1",1,0,1,1,"1"]],"marks":"\\u0000"}',
+]
+
+
+@pytest.mark.parametrize("data", FOREIGN)
+async def test_a_checkpoint_that_can_not_be_read_shows_nothing(
+    store: PostgresStore, connection: Any, data: bytes
+) -> None:
+    await said(Author(store, "user-123", "r1"), "folded")
+    author = Author(store, "user-123", "r2")
+    await said(author, "kept")
+    await author.put("key", 1)
+    await put(store, data, 1)
+    assert await contents(connection) == ["kept"]
+    assert await metadata(connection) == {"key": 1}
 
 
 async def test_views_of_one_session_read_only_that(store: PostgresStore, connection: Any) -> None:
@@ -265,3 +353,4 @@ async def test_views_of_one_session_read_only_that(store: PostgresStore, connect
             if "Index Cond" in line:
                 assert "session_id = $2" in line or "session_id = 'session-7'" in line, plan
         assert "Seq Scan on changes" not in plan, plan
+        assert "Seq Scan on checkpoints" not in plan, plan

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import localfirst
-from localfirst.log import Log
-from localfirst.rows import patiently
+from localfirst.identity import Identity
+from localfirst.rows import Rows, patiently
 from localfirst.view import View
 
 _spawn = multiprocessing.get_context("spawn")
@@ -97,16 +97,16 @@ def test_concurrent_pops_never_return_one_item_twice(tmp_path: Path) -> None:
 
 def open_once(number: int, path: Path, ready: Any) -> None:
     ready.wait(30)
-    log = Log(path / "data")
-    (path / f"id-{number}").write_text(patiently(log.replica_id))
-    patiently(lambda: log.rows.insert(b"n%d" % number, b"v"))
+    rows = Rows(path / "data")
+    (path / f"id-{number}").write_text(patiently(Identity(rows).replica_id))
+    patiently(lambda: rows.insert(b"n%d" % number, b"v"))
 
 
 def test_sixteen_processes_open_a_new_directory_at_once(tmp_path: Path) -> None:
     ready = _spawn.Barrier(16)
     in_processes(_spawn, 16, open_once, tmp_path, ready)
     assert len({(tmp_path / f"id-{number}").read_text() for number in range(16)}) == 1
-    assert len(Log(tmp_path / "data").rows.range(b"n", b"o")) == 16
+    assert len(Rows(tmp_path / "data").range(b"n", b"o")) == 16
 
 
 def answer(number: int, path: Path, asked: Any, answered: Any) -> None:
@@ -161,9 +161,9 @@ def test_a_busy_directory_does_not_stop_the_event_loop(tmp_path: Path) -> None:
     async def main(store: localfirst.Store) -> None:
         session = store.session("s")
         await session.add_items([0])
-        blocker = Log(tmp_path / "data")
+        blocker = Rows(tmp_path / "data")
         ticks = 0
-        with blocker.rows.transaction():
+        with blocker.transaction():
             adding = [asyncio.create_task(session.add_items([number])) for number in range(1, 21)]
             while ticks < 50:
                 await asyncio.sleep(0.001)
@@ -180,8 +180,8 @@ def test_a_cancelled_write_is_finished_first(tmp_path: Path) -> None:
     async def main(store: localfirst.Store) -> None:
         session = store.session("s")
         await session.add_items(["before"])
-        blocker = Log(tmp_path / "data")
-        with blocker.rows.transaction():
+        blocker = Rows(tmp_path / "data")
+        with blocker.transaction():
             adding = asyncio.create_task(session.add_items(["cancelled"]))
             await asyncio.sleep(0.01)
             adding.cancel()
@@ -301,8 +301,8 @@ def test_a_write_that_waits_is_not_overtaken_when_the_directory_is_free(tmp_path
     async def main(store: localfirst.Store) -> None:
         session = store.session("s")
         await session.add_items([0])
-        blocker = Log(tmp_path / "data")
-        with blocker.rows.transaction():
+        blocker = Rows(tmp_path / "data")
+        with blocker.transaction():
             first = asyncio.create_task(session.add_items([1]))
             await asyncio.sleep(0.01)
         second = asyncio.create_task(session.add_items([2]))  # The directory is free: it could go at once.

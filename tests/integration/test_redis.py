@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from localfirst.change import extend_digest, new_id
-from localfirst.errors import RemoteRejected, RemoteUnavailable, RemoteVersionError
+from localfirst.errors import ConfigurationError, RemoteRejected, RemoteUnavailable, RemoteVersionError
 from localfirst.testing.conformance import CASES, HINT_CASES, Case, check
 from localfirst.testing.conformance.harness import GENERATION, bodies, changes, following, run, whole_log
 from localfirst.testing.servers import RedisServer
@@ -57,7 +57,7 @@ async def test_keys_are_as_documented(redis_url: str, client: Any) -> None:
     session = f"{prefix}{{Ann%20%26%20%7BBob%7D}}"
     expected = {f"{prefix}store", f"{prefix}sessions", f"{session}:head", f"{session}:log"}
     assert {key.decode() async for key in client.scan_iter(f"{prefix}*")} == expected
-    assert await client.hgetall(f"{prefix}store") == {b"store_id": identity.store_id.encode(), b"format": b"1"}
+    assert await client.hgetall(f"{prefix}store") == {b"store_id": identity.store_id.encode(), b"format": b"2"}
     assert await client.zrange(f"{prefix}sessions", 0, -1, withscores=True) == [(b"Ann & {Bob}", 0.0)]
     log = await client.lrange(f"{session}:log", 0, -1)
     assert log[:2] == [b"%d:%s" % (pushed.admitted_at, data) for data in changes("r1", 1, 2)]
@@ -76,9 +76,9 @@ async def test_keys_are_as_documented(redis_url: str, client: Any) -> None:
 
 
 async def test_keys_of_a_session_share_a_slot(redis_url: str, namespace: str, store: RedisStore) -> None:
-    head, log = store._keys.session("}{a}:{")
-    assert head.count("{") == head.count("}") == 1
-    assert head.partition("}")[0] == log.partition("}")[0]
+    keys = store._keys.session("}{a}:{")
+    assert [(key.count("{"), key.count("}")) for key in keys] == [(1, 1)] * 3
+    assert len({key.partition("}")[0] for key in keys}) == 1
 
 
 async def test_index_entries_without_a_session_are_not_listed(store: RedisStore, client: Any, namespace: str) -> None:
@@ -144,9 +144,9 @@ async def test_runs_after_a_forgotten_script_are_sent_again_in_order(
 ) -> None:
     send = store._send
 
-    async def flushed_halfway(commands: Any) -> list[Any]:
+    async def flushed_halfway(commands: Any, client: Any) -> list[Any]:
         monkeypatch.setattr(store, "_send", send)
-        return [*await send(commands[:2]), *(NoScriptError() for _ in commands[2:])]
+        return [*await send(commands[:2], client), *(NoScriptError() for _ in commands[2:])]
 
     await store.push([run("warm", "r1", 1, 1)])
     monkeypatch.setattr(store, "_send", flushed_halfway)
@@ -160,9 +160,9 @@ async def test_runs_around_a_forgotten_script_are_not_reordered(
     """Another client loaded the script just after the server had refused one run of ours."""
     send = store._send
 
-    async def one_refused(commands: Any) -> list[Any]:
+    async def one_refused(commands: Any, client: Any) -> list[Any]:
         monkeypatch.setattr(store, "_send", send)
-        answers = await send([commands[0], *commands[2:]])
+        answers = await send([commands[0], *commands[2:]], client)
         return [answers[0], NoScriptError(), *answers[1:]]
 
     await store.push([run("warm", "r1", 1, 1)])
@@ -285,7 +285,7 @@ async def test_an_index_of_another_type(store: RedisStore, client: Any, namespac
         await store.push([run("s", "r1", 1, 1)])
 
 
-@pytest.mark.parametrize("newer", [b"2", b"999"])
+@pytest.mark.parametrize("newer", [b"3", b"999"])
 async def test_a_newer_format_is_left_alone(client: Any, redis_url: str, namespace: str, newer: bytes) -> None:
     key = f"localfirst:{namespace}:store"
     await client.hset(key, mapping={"format": newer, "other": "things"})
@@ -300,7 +300,17 @@ async def test_a_newer_format_is_left_alone(client: Any, redis_url: str, namespa
     await store.close()
 
 
-@pytest.mark.parametrize("fields", [{"format": "1"}, {"store_id": "x"}, {"store_id": "x", "format": "new"}])
+async def test_an_older_format_is_for_somebody_to_empty(client: Any, redis_url: str, namespace: str) -> None:
+    key = f"localfirst:{namespace}:store"
+    await client.hset(key, mapping={"format": "1", "store_id": "abc"})
+    store = RedisStore(redis_url, namespace)
+    with pytest.raises(ConfigurationError, match=r"unreleased version.*empty it.*another database or namespace"):
+        await store.identify()
+    assert await client.hgetall(key) == {b"format": b"1", b"store_id": b"abc"}
+    await store.close()
+
+
+@pytest.mark.parametrize("fields", [{"format": "2"}, {"store_id": "x"}, {"store_id": "x", "format": "new"}])
 async def test_an_identity_that_makes_no_sense(
     client: Any, redis_url: str, namespace: str, fields: dict[str, str]
 ) -> None:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from redis.asyncio import Redis
 
 from localfirst.errors import ConfigurationError, LocalFirstError, RemoteUnavailable
+from localfirst.testing.conformance import CASES, HINT_CASES, check
 from localfirst.testing.conformance.harness import GENERATION, bodies, changes, following, run, whole_log
 from localfirst.testing.servers import RedisServer
-from sync.central.base import Hint, PushStatus
+from sync.central.base import Checkpoint, Hint, PushStatus
 from sync.central.redis import RedisStore, hints
+from sync.central.redis.address import _DEFAULTS
+from tests.integration.strangers import answering, swallowing, unvouched
 
 OwnRedis = Callable[..., RedisServer]
 
@@ -126,40 +124,104 @@ async def test_a_watcher_notices_a_connection_that_is_half_open(
 
 
 async def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(_self_signed_certificate(tmp_path))
-    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
-        port = server.sockets[0].getsockname()[1]
+    with unvouched(tmp_path) as port:
         store = RedisStore(f"rediss://127.0.0.1:{port}", "n")
-        with pytest.raises(ConfigurationError, match=f"^rediss://127.0.0.1:{port}: .*certificate"):
+        for call in (store.identify(), anext(store.watch())):
+            with pytest.raises(ConfigurationError, match=f"^rediss://127.0.0.1:{port}: .*certificate"):
+                await call
+        await store.close()
+
+
+async def test_a_server_without_tls_is_for_somebody_to_correct() -> None:
+    async with answering(b"-ERR unknown command\r\n") as (port, _):
+        store = RedisStore(f"rediss://127.0.0.1:{port}", "n")
+        with pytest.raises(ConfigurationError, match="check that the server speaks TLS"):
             await store.identify()
         await store.close()
 
 
-def _self_signed_certificate(folder: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(timezone.utc)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
-    file = folder / "server.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(private + builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
-    return file
+async def test_a_name_that_can_not_be_resolved_is_what_being_offline_looks_like() -> None:
+    store = RedisStore("redis://no-such-host.invalid:6379", "n")
+    for call in (store.identify(), anext(store.watch())):
+        with pytest.raises(RemoteUnavailable, match=r"^redis://no-such-host.invalid:6379: "):
+            await call
+    await store.close()
 
 
-@asynccontextmanager
-async def _listener(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """A port that answers whatever it is told with the same bytes, and then closes; and what it was told."""
-    told: list[bytes] = []
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+@pytest.mark.parametrize("options", ["", "&protocol=3"])
+async def test_a_server_that_never_answers(scheme: str, options: str) -> None:
+    """Neither a new connection, nor the greeting on it, nor TLS is waited for without end."""
+    assert _DEFAULTS["socket_connect_timeout"] + _DEFAULTS["socket_timeout"] <= 30
+    with swallowing() as port:
+        url = f"{scheme}://:secret@127.0.0.1:{port}?socket_timeout=0.3&socket_connect_timeout=0.3{options}"
+        store = RedisStore(url, "n")
+        start = time.monotonic()
+        for call in (store.identify(), store.checkpoint("s"), anext(store.watch())):
+            with pytest.raises(RemoteUnavailable, match="Timeout"):
+                await asyncio.wait_for(call, 10)
+        assert time.monotonic() - start < 10
+        await asyncio.wait_for(store.close(), 5)
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        told.append(await reader.read(65_536))
-        writer.write(answer)
-        writer.close()
 
-    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1], told
+async def test_closing_does_not_wait_for_a_server_that_hangs(own_redis: OwnRedis) -> None:
+    server = own_redis()
+    store = RedisStore(server.url, "n")
+    await asyncio.gather(*(store.heads(["s"]) for _ in range(4)))
+    watching = store.watch()
+    assert await anext(watching) is None
+    server.pause()
+    await asyncio.wait_for(store.close(), 5)
+    server.resume()
+
+
+PRIVILEGES = {
+    "no keys": "+@all &*",
+    "no scripts": "~localfirst:* &* +@all -@scripting",
+    "not what the scripts call": "~localfirst:* &* +@all -rpush -hset -set",
+    "other keys": "~other:* &* +@all",
+}
+
+
+async def of_a_user(server: RedisServer, rights: str) -> RedisStore:
+    """A store that logs in as somebody with these rights."""
+    async with Redis.from_url(server.url) as admin:
+        client: Any = admin
+        await client.execute_command("ACL", "SETUSER", "app", "on", ">pw", *rights.split())
+    return RedisStore(f"redis://app:pw@127.0.0.1:{server.port}/0", "n")
+
+
+async def test_the_user_of_the_documentation_may_do_all_that_is_needed(own_redis: OwnRedis) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("utf-8")
+    [rights] = re.findall(r"ACL SETUSER app on '>password' ([^`]+)", text)
+    server = own_redis()
+    await (await of_a_user(server, rights.replace("'", "").replace("\\", ""))).close()
+    for case in CASES + HINT_CASES:
+        await check(case, lambda namespace: RedisStore(f"redis://app:pw@127.0.0.1:{server.port}/0", namespace))
+
+
+@pytest.mark.parametrize("rights", PRIVILEGES)
+async def test_a_user_who_may_not_is_for_somebody_to_correct(own_redis: OwnRedis, rights: str) -> None:
+    server = own_redis()
+    store = await of_a_user(server, PRIVILEGES[rights])
+    for call in (
+        store.push([run("s", "r1", 1, 1)]),
+        store.put_checkpoint("s", None, Checkpoint("made", 1, 0, b""), {}),
+    ):
+        with pytest.raises(ConfigurationError, match="the user needs the keys and channels"):
+            await call
+    await store.close()
+
+
+async def test_a_user_without_the_channel_can_do_all_but_hear(own_redis: OwnRedis) -> None:
+    server = own_redis()
+    store = await of_a_user(server, "resetchannels ~localfirst:* +@all")
+    [pushed] = await store.push([run("s", "r1", 1, 1)])
+    assert pushed.status is PushStatus.OK
+    assert await store.put_checkpoint("t", None, Checkpoint("made", 1, 0, b""), {})
+    with pytest.raises(ConfigurationError):
+        await anext(store.watch())
+    await store.close()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +242,7 @@ async def _listener(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
 )
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_other_servers(answer: bytes, error: type[LocalFirstError], protocol: int) -> None:
-    async with _listener(answer) as (port, told):
+    async with answering(answer) as (port, told):
         store = RedisStore(f"redis://:hunter2@127.0.0.1:{port}?protocol={protocol}", "n")
         with pytest.raises(error) as raised:
             await store.identify()

@@ -15,8 +15,16 @@ numbers = st.integers(0, (1 << 64) - 1)
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 
 
-def change(counter: int = 1, *, origin: str = "r1", branch: str = "main", time: int = 1, kind: str = "append") -> bytes:
-    return encode_change(Change(origin, counter, time, 0, branch, kind, b"[1]"))
+def change(
+    counter: int = 1,
+    *,
+    origin: str = "r1",
+    branch: str = "main",
+    time: int = 1,
+    kind: str = "append",
+    turn: int = 0,
+) -> bytes:
+    return encode_change(Change(origin, counter, time, 0, branch, kind, b"[1]", turn))
 
 
 def run(session_id: str, first: int = 1, size: int = 1) -> Run:
@@ -25,12 +33,13 @@ def run(session_id: str, first: int = 1, size: int = 1) -> Run:
 
 def back(data: bytes, origin: str = "r1", counter: int = 1) -> bytes:
     row = batch.row(data, origin, counter)
-    return batch.data((origin, counter, row.time, row.base, row.branch, row.kind, row.body))
+    return batch.data((origin, counter, row.time, row.base, row.branch, row.kind, row.body, row.turn))
 
 
 def test_a_change_is_kept_in_columns() -> None:
-    row = batch.row(change(), "r1", 1)
-    assert (row.time, row.base, row.branch, row.kind, row.body) == (1, 0, "main", "append", b"[1]")
+    row = batch.row(change(turn=7), "r1", 1)
+    assert row == batch.Row(time=1, base=0, turn=7, branch="main", kind="append", body=b"[1]")
+    assert batch.row(change(), "r1", 1).turn == 0
 
 
 @pytest.mark.parametrize(
@@ -43,18 +52,20 @@ def test_a_change_is_kept_in_columns() -> None:
         pytest.param(change(branch="a\0b"), id="NUL in the branch"),
         pytest.param(change(kind="\0"), id="NUL in the kind"),
         pytest.param(change(time=1 << 63), id="a time of 64 bits"),
-        pytest.param(b"\x98" + change()[1:] + b"\x01", id="a field more"),
+        pytest.param(change(turn=1 << 63), id="a turn of 64 bits"),
+        pytest.param(b"\x99" + change()[1:] + b"\x01", id="a field more"),
+        pytest.param(b"\x97" + change()[1:-1], id="no turn"),
         pytest.param(change()[:4] + b"\xcc\x01" + change()[5:], id="a long way to write 1"),
     ],
 )
 def test_what_columns_could_not_give_back_is_kept_as_it_is(data: bytes) -> None:
-    assert batch.row(data, "r1", 1) == (None, None, None, None, data)
+    assert batch.row(data, "r1", 1) == (None, None, None, None, None, data)
     assert back(data) == data
 
 
 @given(
     st.binary()
-    | st.builds(encode_change, st.builds(Change, names, numbers, numbers, numbers, names, names, st.binary()))
+    | st.builds(encode_change, st.builds(Change, names, numbers, numbers, numbers, names, names, st.binary(), numbers))
 )
 def test_whatever_is_put_in_comes_out(data: bytes) -> None:
     assert back(data) == data

@@ -183,7 +183,7 @@ def test_a_path_that_is_a_file_is_a_configuration_error(tmp_path: Path) -> None:
 def test_a_newer_format_is_left_alone(rows: Rows) -> None:
     with sqlite3.connect(rows.directory / DBNAME) as connection:
         connection.execute("UPDATE Settings SET value = ? WHERE key = 'localfirst_format'", (FORMAT + 1,))
-    with pytest.raises(ConfigurationError, match="upgrade"):
+    with pytest.raises(ConfigurationError, match="the version that made it"):
         Rows(rows.directory)
 
 

@@ -18,8 +18,8 @@ from localfirst import InvalidItem, SessionEvent
 from localfirst.change import MAIN_BRANCH, PUT, Change, decode_change, encode_change
 from localfirst.clock import pack, wall_ms
 from localfirst.fold import Fold
-from localfirst.log import Foreign, Head, Page
 from localfirst.metadata import encode_put
+from localfirst.records import Foreign, Head, Page
 from localfirst.session import Session
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from localfirst import jsonvalue
+from localfirst.aside import Quarantine
 from localfirst.change import APPEND
 from localfirst.clock import HybridClock
 from localfirst.errors import (
@@ -20,11 +21,15 @@ from localfirst.errors import (
     RemoteUnavailable,
     RemoteVersionError,
 )
-from localfirst.log import Head, Log, session_key
+from localfirst.identity import Identity
+from localfirst.log import Log
+from localfirst.records import Head, session_key
+from localfirst.rows import Rows
 from localfirst.testing.memory import MemoryServer, MemoryStore
 from localfirst.view import View
 from sync import retry, worker
 from sync.retry import for_ever
+from sync.site import Site
 from sync.status import published
 from sync.tasks import end
 from sync.worker import Options, Worker
@@ -58,17 +63,17 @@ class Bench:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.log = Log(path / "data")
+        self.log = Log(Rows(path / "data"))
         self.central = Flaky(MemoryServer())
         self.options = Options(poll_interval=0.05, sync_interval=0.0)
 
     def make(self) -> Worker:
-        return Worker(self.path, self.log, self.central, "default", self.options, lambda settled: None)
+        return Worker(self.path, Site(self.log, self.central, "default", lambda _: None), self.options)
 
     def add(self, name: str, text: str) -> None:
         body = jsonvalue.join([jsonvalue.encode(text)])
-        head = Head("default", name)
-        view = View(self.log, self.log.replica_id(), HybridClock(), session_key("default", name), head, lambda: False)
+        head = Head("default", name, Identity(self.log.rows).replica_id())
+        view = View(self.log, HybridClock(), session_key("default", name), head, lambda: False)
         view.write(lambda _: [(APPEND, body)], fresh=True)
 
     def acked(self, name: str) -> int:
@@ -158,7 +163,7 @@ async def test_a_session_that_is_refused_is_put_aside_and_the_others_go_on(bench
     bench.central.failing = {"push"}
     bench.add("bad", "x")
     async with bench.running() as made:
-        await eventually(lambda: made.quarantine)
+        await eventually(lambda: made._stopped)
         bench.central.error = None
         bench.add("good", "x")
         made.wake()
@@ -167,7 +172,10 @@ async def test_a_session_that_is_refused_is_put_aside_and_the_others_go_on(bench
         assert made.status.state == "online"
         with pytest.raises(RemoteRejected, match="odd"):
             await made.flush()
-    async with bench.running():  # A worker that starts anew tries again.
+    async with bench.running() as made:  # It stays so until somebody says otherwise.
+        await eventually(lambda: made.status.state == "online")
+        assert bench.acked("bad") == 0
+        assert Quarantine(bench.log.rows).retry(session_key("default", "bad"))
         await eventually(lambda: bench.acked("bad") == 1)
 
 
@@ -232,7 +240,6 @@ async def test_flush_raises_what_somebody_must_act_on(bench: Bench) -> None:
     bench.central.error = RemoteUnavailable("gone")
     with pytest.raises(RemoteUnavailable):
         await made.flush(once=True)
-    made.quarantine.clear()
     bench.central.error = None
     await made.flush()
     assert bench.acked("s") == 1

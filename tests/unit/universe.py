@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from localfirst import jsonvalue
 from localfirst.change import APPEND, CLEAR, DELETE, INCREMENT, MAIN_BRANCH, PUT, REMOVE, Admitted, Change
 from localfirst.fold import Fold, fold
-from localfirst.history import encode_removal
+from localfirst.history import encode_clear, encode_removal
 from localfirst.metadata import RULES, encode_delete, encode_increment, encode_put
 
 VALUES = {
@@ -88,7 +88,9 @@ def _write(draw: st.DrawFn, replica: Replica, action: str, now: int) -> None:
         if items:
             replica.write(REMOVE, encode_removal(draw(st.sampled_from(items))), now)
     elif action == "clear":
-        replica.write(CLEAR, b"{}", now)
+        state = replica.state()
+        seen = {item.origin: state.counter(item.origin) for item in state.items if item.origin != replica.origin}
+        replica.write(CLEAR, encode_clear(seen), now)
     elif action == "delete":
         replica.write(DELETE, encode_delete(key), now)
     elif action == "increment":

@@ -12,14 +12,22 @@ A backend passes every case of `CASES`, and `HINT_CASES` too if its `watch` give
         await check(case, lambda namespace: MyStore("my://server", namespace))
 
 Without it: `asyncio.run(check(case, connect))` for each. A case makes namespaces of its own, with random names, so a
-server can be shared and needs no cleaning in between. That a newer format is refused every backend tests by itself,
-as only it knows how to write one.
+server can be shared and needs no cleaning in between. That a newer or older format is refused every backend tests
+by itself, as only it knows how to write one.
 """
 
-from localfirst.testing.conformance import identity, naming, pulling, pushing, replicas, watching
+from localfirst.testing.conformance import compacting, identity, naming, pulling, pushing, remaking, replicas, watching
 from localfirst.testing.conformance.harness import Bench, Case, Connect, check
 
-CASES: tuple[Case, ...] = (*identity.CASES, *pushing.CASES, *pulling.CASES, *replicas.CASES, *naming.CASES)
+CASES: tuple[Case, ...] = (
+    *identity.CASES,
+    *pushing.CASES,
+    *pulling.CASES,
+    *compacting.CASES,
+    *remaking.CASES,
+    *replicas.CASES,
+    *naming.CASES,
+)
 """What every backend passes."""
 
 HINT_CASES: tuple[Case, ...] = watching.CASES

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from localfirst.change import APPEND, EMPTY_DIGEST, MAIN_BRANCH, Change, encode_change, extend_digest, new_id
-from sync.central.base import CentralStore, LogEntry, Run, Want
+from sync.central.base import CentralStore, Head, LogEntry, Run, Want
 
 Connect = Callable[[str], CentralStore]
 """Makes a store for a namespace; each is a connection, or a set of them, of its own."""
@@ -60,6 +60,18 @@ def following(session_id: str, origin: str, first: int, count: int, *, generatio
     return replace(run(session_id, origin, first, count, generation=generation), fresh=False)
 
 
+def digest_of(data: Iterable[bytes]) -> int:
+    """The digest of a log with these changes."""
+    return extend_digest(EMPTY_DIGEST, data)
+
+
+async def end_of(store: CentralStore, session_id: str) -> Head:
+    """Where the log of a session ends that is there."""
+    [head] = await store.heads([session_id])
+    assert head is not None, f"session {session_id!r} is missing"
+    return head
+
+
 async def whole_log(store: CentralStore, session_id: str, max_bytes: int = PAGE) -> list[LogEntry]:
     """All of a log, page by page; checks on the way that it is gapless and that its digest is right."""
     log: list[LogEntry] = []
@@ -75,7 +87,7 @@ async def whole_log(store: CentralStore, session_id: str, max_bytes: int = PAGE)
         assert [entry.seq for entry in log] == list(range(1, len(log) + 1)), "seq has a gap"
         if len(log) >= page.head.seq:
             assert len(log) == page.head.seq
-            assert page.head.digest == extend_digest(EMPTY_DIGEST, bodies(log)), "the digest is not that of the log"
+            assert page.head.digest == digest_of(bodies(log)), "the digest is not that of the log"
             return log
         assert page.entries, f"an empty page after {len(log)} of {page.head.seq}"
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from localfirst.errors import ConfigurationError
 from localfirst.testing.conformance.harness import PAGE, Bench, Case, bodies, changes, run, whole_log
-from sync.central.base import CentralStore, Want
+from sync.central.base import CentralStore, Checkpoint, Want
 
 ODD_IDS: Final = (
     "x" * 1024,
@@ -70,7 +70,7 @@ async def odd_origins_are_kept_apart(bench: Bench) -> None:
     store = await bench.open()
     origins = [origin for origin in ODD_IDS if len(origin) < 100]
     await store.push([run("s", origin, 1, 1, generation="{g}: é'") for origin in origins])
-    pushed = await store.push([run("s", origin, 1, 2) for origin in origins])
+    pushed = await store.push([run("s", origin, 2, 1) for origin in origins])
     assert {(each.acked, each.admitted, each.generation) for each in pushed} == {(2, 1, "{g}: é'")}
 
 
@@ -81,6 +81,8 @@ async def impossible_ids_are_refused(bench: Bench) -> None:
         await _refused(store.push, [run(session_id, "r1", 1, 1)])
         await _refused(store.pull, [Want(session_id, None, 0)], PAGE)
         await _refused(store.heads, [session_id])
+        await _refused(store.checkpoint, session_id)
+        await _refused(store.put_checkpoint, session_id, None, Checkpoint("g", 1, 0, b""), {})
     assert await store.sessions("", 10) == []
 
 

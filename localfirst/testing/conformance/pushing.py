@@ -48,13 +48,29 @@ async def duplicate_push_admits_nothing(bench: Bench) -> None:
     assert bodies(await whole_log(store, "s")) == changes("r1", 1, 3)
 
 
-async def overlapping_push_admits_the_rest(bench: Bench) -> None:
-    """Of a run that is partly there, only what follows is admitted."""
+async def overlapping_push_is_refused(bench: Bench) -> None:
+    """A run that is there in part is refused whole: who sent it first is not known here. The answer tells what is
+    there, and the rest is taken when it comes by itself."""
     store = await bench.open()
     await store.push([run("s", "r1", 1, 3)])
-    [pushed] = await store.push([following("s", "r1", 2, 4)])
+    [head] = await store.heads(["s"])
+    for overlap in (following("s", "r1", 2, 4), run("s", "r1", 3, 2), run("s", "r1", 1, 4)):
+        [pushed] = await store.push([overlap])
+        assert (pushed.status, pushed.acked, pushed.admitted) == (PushStatus.OVERLAP, 3, 0)
+        assert Head(pushed.generation, pushed.head, pushed.digest) == head
+    assert bodies(await whole_log(store, "s")) == changes("r1", 1, 3)
+    [pushed] = await store.push([following("s", "r1", 4, 2)])
     assert (pushed.status, pushed.acked, pushed.admitted, pushed.head) == (PushStatus.OK, 5, 2, 5)
     assert bodies(await whole_log(store, "s")) == changes("r1", 1, 5)
+
+
+async def refusals_have_an_order(bench: Bench) -> None:
+    """A sender from another life of the session hears that, and not how its counters compare to this life's."""
+    store = await bench.open()
+    await store.push([run("s", "r1", 1, 3)])
+    for first, count in ((1, 3), (2, 4), (9, 1)):
+        [pushed] = await store.push([following("s", "r1", first, count, generation="generation-2")])
+        assert (pushed.status, pushed.acked, pushed.admitted) == (PushStatus.GENERATION, 3, 0)
 
 
 async def gap_is_refused(bench: Bench) -> None:
@@ -110,11 +126,12 @@ async def pushes_are_answered_in_order(bench: Bench) -> None:
             run("b", "r1", 1, 1),
             run("a", "r2", 1, 1),
             run("a", "r1", 9, 1),
+            run("a", "r1", 2, 2),
             run("a", "r1", 3, 2),
         ]
     )
-    assert [each.status.name for each in pushed] == ["OK", "MISSING", "OK", "OK", "GAP", "OK"]
-    assert [each.head for each in pushed] == [2, 0, 1, 3, 3, 5]
+    assert [each.status.name for each in pushed] == ["OK", "MISSING", "OK", "OK", "GAP", "OVERLAP", "OK"]
+    assert [each.head for each in pushed] == [2, 0, 1, 3, 3, 3, 5]
     assert bodies(await whole_log(store, "a")) == changes("r1", 1, 2) + changes("r2", 1, 1) + changes("r1", 3, 2)
     assert await store.push([]) == []
 
@@ -124,7 +141,7 @@ async def many_origins(bench: Bench) -> None:
     store = await bench.open()
     origins = [f"replica-{number}" for number in range(200)]
     await store.push([run("s", origin, 1, 1) for origin in origins])
-    again: list[Pushed] = await store.push([run("s", origin, 1, 2) for origin in reversed(origins)])
+    again: list[Pushed] = await store.push([run("s", origin, 2, 1) for origin in reversed(origins)])
     assert {(each.acked, each.admitted) for each in again} == {(2, 1)}
     assert len(await whole_log(store, "s")) == 400
 
@@ -162,7 +179,8 @@ CASES: tuple[Case, ...] = (
     fresh_push_joins_what_is_there,
     following_push_goes_on,
     duplicate_push_admits_nothing,
-    overlapping_push_admits_the_rest,
+    overlapping_push_is_refused,
+    refusals_have_an_order,
     gap_is_refused,
     gap_makes_no_session,
     other_generation_is_refused,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from localfirst.testing.conformance.harness import GENERATION, Bench, Case, run
-from sync.central.base import CentralStore, Hint
+from sync.central.base import CentralStore, Checkpoint, Head, Hint
 
 DEADLINE = 10.0
 """Seconds after which a hint is held to be lost."""
@@ -32,6 +32,19 @@ async def hint_tells_how_far(bench: Bench) -> None:
     while hint == Hint("s", GENERATION, 3):  # hints may be doubled
         hint = await _next_hint(hints)
     assert hint == Hint("s", GENERATION, 5)
+
+
+async def made_session_gives_a_hint(bench: Bench) -> None:
+    """A session that is made of a checkpoint gives a hint: when it was missing, and when it replaces another."""
+    writer, watcher = await bench.open(), await bench.open()
+    hints = await _listening(watcher)
+    assert await writer.put_checkpoint("s", None, Checkpoint("g1", 5, 50, b"data"), {})
+    assert await _next_hint(hints) == Hint("s", "g1", 5)
+    assert await writer.put_checkpoint("s", Head("g1", 5, 50), Checkpoint("g2", 3, 30, b"data"), {})
+    hint = await _next_hint(hints)
+    while hint == Hint("s", "g1", 5):  # hints may be doubled
+        hint = await _next_hint(hints)
+    assert hint == Hint("s", "g2", 3)
 
 
 async def batch_gives_hints_for_all(bench: Bench) -> None:
@@ -96,6 +109,7 @@ async def _next(hints: AsyncIterator[Hint | None]) -> Hint | None:
 CASES: tuple[Case, ...] = (
     push_gives_a_hint,
     hint_tells_how_far,
+    made_session_gives_a_hint,
     batch_gives_hints_for_all,
     all_watchers_hear,
     hints_stay_in_their_namespace,

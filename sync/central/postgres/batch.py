@@ -22,6 +22,7 @@ class Row(NamedTuple):
 
     time: int | None
     base: int | None
+    turn: int | None
     branch: str | None
     kind: str | None
     """None: the body is the whole change."""
@@ -34,10 +35,10 @@ def row(data: bytes, origin: str, counter: int) -> Row:
     try:
         change = decode_change(data)
     except MalformedChange:
-        return Row(None, None, None, None, data)
+        return Row(None, None, None, None, None, data)
     if (change.origin, change.counter) == (origin, counter) and _fits(change) and encode_change(change) == data:
-        return Row(change.time, change.base, change.branch, change.kind, change.body)
-    return Row(None, None, None, None, data)
+        return Row(change.time, change.base, change.turn, change.branch, change.kind, change.body)
+    return Row(None, None, None, None, None, data)
 
 
 def data(columns: Sequence[Any]) -> bytes:
@@ -47,14 +48,23 @@ def data(columns: Sequence[Any]) -> bytes:
 
 
 def _fits(change: Change) -> bool:
-    return max(change.time, change.base) <= MAX_BIGINT and "\0" not in change.branch and "\0" not in change.kind
+    return (
+        max(change.time, change.base, change.turn) <= MAX_BIGINT
+        and "\0" not in change.branch
+        and "\0" not in change.kind
+    )
+
+
+def check_names(session_id: str, *names: str) -> None:
+    """Raise `RemoteRejected` if Postgres could not hold the ids of origins and generations."""
+    for name in names:
+        if not name or "\0" in name or not _is_unicode(name):
+            raise RemoteRejected(f"session {session_id!r}: the id {name[:40]!r} is empty, or not text for Postgres")
 
 
 def check_run(run: Run) -> None:
     """Raise `RemoteRejected` if Postgres could not hold the names and numbers of a run."""
-    for name in (run.origin, run.generation):
-        if not name or "\0" in name or not _is_unicode(name):
-            raise RemoteRejected(f"session {run.session_id!r}: the id {name[:40]!r} is empty, or not text for Postgres")
+    check_names(run.session_id, run.origin, run.generation)
     if not 1 <= run.first <= MAX_BIGINT - len(run.changes):
         raise RemoteRejected(f"session {run.session_id!r}: there is no counter {run.first}")
 
@@ -113,6 +123,7 @@ def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
         counters,
         [each.time for each in rows],
         [each.base for each in rows],
+        [each.turn for each in rows],
         [each.branch for each in rows],
         [each.kind for each in rows],
         [each.body for each in rows],

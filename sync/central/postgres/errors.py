@@ -80,12 +80,18 @@ CLIENT_ERRORS: Final[tuple[tuple[type[BaseException], ErrorClass], ...]] = (
     (ssl.SSLEOFError, RemoteUnavailable),
     (ssl.SSLZeroReturnError, RemoteUnavailable),
     (ssl.SSLSyscallError, RemoteUnavailable),
+    (ssl.SSLWantReadError, RemoteUnavailable),
+    (ssl.SSLWantWriteError, RemoteUnavailable),
     (ssl.SSLError, ConfigurationError),
     (UnicodeError, ConfigurationError),  # A host name that can't be one.
     (PermissionError, ConfigurationError),
     (asyncio.TimeoutError, RemoteUnavailable),
+    (EOFError, RemoteUnavailable),
     (OSError, RemoteUnavailable),
 )
+
+_STUMBLES: Final = (ValueError, TypeError, LookupError, AttributeError)
+"""What asyncpg raises while it connects to something that sends what no Postgres would."""
 
 _ADVICE: Final[Mapping[str, str]] = {
     "08P01": "a pooler may refuse options of the URL: remove them, or have it ignore them",
@@ -112,6 +118,21 @@ def our_errors(address: Address) -> Iterator[None]:
         raise translate(error, address) from None  # Its own message may quote the URL.
     except _FOREIGN as error:
         raise translate(error, address) from error
+
+
+@contextmanager
+def connecting(address: Address) -> Iterator[None]:
+    """As `our_errors`, around what makes a connection."""
+    with our_errors(address):
+        try:
+            yield
+        except (LocalFirstError, *_FOREIGN):
+            raise
+        except _STUMBLES as error:
+            raise ConfigurationError(
+                f"{address.server}: {type(error).__name__} while connecting (check that the URL is that of a Postgres "
+                "server)"
+            ) from error
 
 
 def translate(error: BaseException, address: Address) -> LocalFirstError:

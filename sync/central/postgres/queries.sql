@@ -25,7 +25,7 @@ on conflict (single) do update set format = excluded.format, schema_step = exclu
 -- name: push
 -- Admit runs, at most one per session.
 select run, status, generation, acked, admitted, head, digest, admitted_at
-from localfirst.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
+from localfirst.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
 
 -- name: notify
 -- Tell watchers which sessions moved; one payload each.
@@ -33,17 +33,17 @@ select pg_notify($1, payload) from unnest($2::text[]) as payload;
 
 -- name: pull
 -- A page of each log: one row per change, or a single row without a change. No head: no such session.
-select w.n, l.generation, l.head, l.digest, page.last, c.seq,
+select w.n, l.generation, l.head, l.digest, l.floor, page.last, c.seq,
     (extract(epoch from c.admitted_at) * 1000)::bigint as admitted_at,
-    c.origin, c.counter, c.time, c.base, c.branch, c.kind, c.body
+    c.origin, c.counter, c.time, c.base, c.branch, c.kind, c.body, c.turn
 from unnest($2::text[], $3::text[], $4::bigint[]) with ordinality as w (session_id, generation, after, n)
 left join lateral (
-    select s.generation, s.head, s.digest from localfirst.sessions as s
+    select s.generation, s.head, s.digest, s.floor from localfirst.sessions as s
     where s.namespace = $1 and s.session_id = w.session_id
     offset 0
 ) as l on true
 left join lateral localfirst.page_end($1, w.session_id, w.after, l.head, $5) as page (last)
-    on l.generation = coalesce(w.generation, l.generation) and w.after < l.head
+    on l.generation = coalesce(w.generation, l.generation) and w.after >= l.floor and w.after < l.head
 left join lateral (
     select * from localfirst.changes as c
     where c.namespace = $1 and c.session_id = w.session_id and c.seq > w.after and c.seq <= page.last
@@ -59,6 +59,17 @@ cross join lateral (
     where s.namespace = $1 and s.session_id = w.session_id
     offset 0 -- Looked up one by one, whatever the planner thinks of the table.
 ) as l;
+
+-- name: checkpoint
+-- What stands for the changes up to the floor of a log. No row: no session, or all changes are there.
+select s.generation, s.floor, c.seq, c.digest, c.data
+from localfirst.sessions as s
+left join localfirst.checkpoints as c on c.namespace = s.namespace and c.session_id = s.session_id
+where s.namespace = $1 and s.session_id = $2 and s.floor > 0;
+
+-- name: put_checkpoint
+-- Put what stands for the oldest changes of a log, by compare-and-set.
+select localfirst.put_checkpoint($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: sessions
 -- The next session ids in order.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from localfirst.change import new_id
-from localfirst.errors import ConfigurationError, RemoteVersionError
+from localfirst.errors import ConfigurationError
 from sync.central.base import FORMAT_VERSION, Identity
+from sync.central.formats import check_format
 from sync.central.postgres.statements import QUERIES, SCHEMA
 
 STEPS: Final = ("tables", "functions", "views")
@@ -44,9 +45,6 @@ async def _read(connection: Any) -> Any:
     if not database["installed"]:
         return None
     row = await connection.fetchrow(QUERIES["identify"])
-    if row is not None and row["format"] > FORMAT_VERSION:
-        raise RemoteVersionError(
-            f"the central store has format {row['format']}, this localfirst knows {FORMAT_VERSION}: "
-            "upgrade it. Nothing was written"
-        )
+    if row is not None:
+        check_format("the central store", row["format"])
     return row

@@ -46,9 +46,10 @@ create table localfirst.sessions (
 ) with (fillfactor = 80); -- Each push updates one row: with room in its page, no index has to change.
 comment on table localfirst.sessions is 'One row per session: where its log ends.';
 comment on column localfirst.sessions.generation is 'Random id of this life of the session; a session made anew has another.';
-comment on column localfirst.sessions.head is 'seq of its last change; the log is 1, 2, ... head, without gaps.';
+comment on column localfirst.sessions.head is 'seq of its last change; the log is floor + 1, ... head, without gaps.';
 comment on column localfirst.sessions.digest is 'Fingerprint of the whole log, by which replicas notice that it was rewritten.';
-comment on column localfirst.sessions.floor is 'Changes up to this seq are no longer kept; 0: all are there.';
+comment on column localfirst.sessions.floor is
+    'Changes up to this seq are no longer kept: a row of checkpoints stands for them. 0: all are there.';
 comment on column localfirst.sessions.updated_at is 'When its last change was admitted; never goes backwards.';
 
 create table localfirst.origins (
@@ -59,7 +60,24 @@ create table localfirst.origins (
     primary key (namespace, session_id, origin)
 ) with (fillfactor = 80);
 comment on table localfirst.origins is 'One row per session and replica that ever wrote to it.';
-comment on column localfirst.origins.acked is 'The highest counter of this replica in the log; what is pushed again is dropped by it.';
+comment on column localfirst.origins.acked is
+    'The highest counter of this replica in the log or below its floor; what is pushed again is known by it.';
+
+create table localfirst.checkpoints (
+    namespace  text collate "C" not null,
+    session_id text collate "C" not null,
+    seq        bigint not null,
+    digest     bigint not null,
+    created_at timestamptz not null default now(),
+    data       bytea not null,
+    primary key (namespace, session_id)
+);
+-- Compressing 50 MB would take longer than all else that is done while the session is locked.
+alter table localfirst.checkpoints alter column data set storage external;
+comment on table localfirst.checkpoints is 'One row per session whose oldest changes were folded into one value.';
+comment on column localfirst.checkpoints.seq is 'It stands for all changes up to this one: the floor of the session.';
+comment on column localfirst.checkpoints.digest is 'Fingerprint of the log up to seq.';
+comment on column localfirst.checkpoints.data is 'JSON in UTF-8, or sealed; the view items shows what is in it.';
 
 create table localfirst.changes (
     namespace   text collate "C" not null,
@@ -70,6 +88,7 @@ create table localfirst.changes (
     counter     bigint not null,
     time        bigint,
     base        bigint,
+    turn        bigint,
     branch      text,
     kind        text,
     body        bytea not null,
@@ -85,9 +104,10 @@ comment on column localfirst.changes.origin is 'The replica that made the change
 comment on column localfirst.changes.counter is '1, 2, 3, ... among the changes of this origin to this session.';
 comment on column localfirst.changes.time is 'Clock of the author: Unix milliseconds << 16 | logical count.';
 comment on column localfirst.changes.base is 'The highest seq that the author had seen.';
+comment on column localfirst.changes.turn is 'Names the turn that it is part of, among those of its origin; 0: none.';
 comment on column localfirst.changes.kind is
-    'append, remove, clear, put, delete or increment. Null: the body is the whole change, in an encoding that the client '
-    'which pushed it did not know; then time, base and branch are null too.';
+    'append, remove, clear, put, delete, increment or end (of a turn). Null: the body is the whole change, in an encoding '
+    'that the client which pushed it did not know; then time, base, turn and branch are null too.';
 comment on column localfirst.changes.body is 'JSON in UTF-8, or sealed: convert_from(body, ''UTF8'') shows it.';
 
 
@@ -100,8 +120,8 @@ create function localfirst.push(
     p_namespace text,
     p_sessions text[], p_generations text[], p_fresh boolean[], p_origins text[],
     p_starts bigint[], p_firsts bigint[], p_lasts bigint[],
-    p_run integer[], p_counter bigint[], p_time bigint[], p_base bigint[], p_branch text[], p_kind text[], p_body bytea[],
-    p_hash0 bigint[], p_hash1 bigint[]
+    p_run integer[], p_counter bigint[], p_time bigint[], p_base bigint[], p_turn bigint[], p_branch text[],
+    p_kind text[], p_body bytea[], p_hash0 bigint[], p_hash1 bigint[]
 ) returns table (
     run integer, status text, generation text, acked bigint, admitted bigint, head bigint, digest bigint,
     admitted_at bigint
@@ -118,7 +138,6 @@ as $$
 declare
     runs constant integer := cardinality(p_sessions);
     -- Per run; null where nothing is to be written.
-    skip_to bigint[] := array_fill(null::bigint, array[runs]);      -- The counter up to which the log has it.
     new_head bigint[] := array_fill(null::bigint, array[runs]);
     new_digest bigint[] := array_fill(null::bigint, array[runs]);
     new_time timestamptz[] := array_fill(null::timestamptz, array[runs]);
@@ -148,7 +167,7 @@ begin
     -- A statement of its own: only now that the rows are locked does a snapshot show where the logs end.
     for s in
         select r.n::integer as n, l.generation, coalesce(l.head, 0) as head, coalesce(l.digest, 0) as digest,
-            greatest(l.updated_at, now_ms) as admitted_at, coalesce(o.acked, 0) as acked
+            coalesce(l.floor, 0) as floor, greatest(l.updated_at, now_ms) as admitted_at, coalesce(o.acked, 0) as acked
         from unnest(p_sessions, p_origins) with ordinality as r (session_id, origin, n)
         left join lateral (
             select * from localfirst.sessions as l
@@ -160,7 +179,7 @@ begin
         ) as o on true
         order by r.n
     loop
-        if s.acked > s.head then
+        if s.floor = 0 and s.acked > s.head then -- Above a floor a client chose both.
             raise exception 'session % is damaged: its log ends at % but % changes of one replica were admitted',
                 p_sessions[s.n], s.head, s.acked;
         end if;
@@ -175,17 +194,17 @@ begin
             when s.generation is null and not p_fresh[run] then 'missing'
             when s.generation <> p_generations[run] and not p_fresh[run] then 'generation'
             when p_firsts[run] > acked + 1 then 'gap'
+            when p_firsts[run] <= acked and p_lasts[run] > acked then 'overlap'
             else 'ok'
         end;
         if status = 'ok' and p_lasts[run] > acked then
             -- The same arithmetic as localfirst.change.extend_digest.
             lane0 := digest >> 32;
             lane1 := digest & 4294967295;
-            for i in p_starts[run] + acked + 1 - p_firsts[run] .. p_starts[run] + p_lasts[run] - p_firsts[run] loop
+            for i in p_starts[run] .. p_starts[run] + p_lasts[run] - p_firsts[run] loop
                 lane0 := (lane0 * 1299709 + p_hash0[i]) % 2147483647;
                 lane1 := (lane1 * 1299721 + p_hash1[i]) % 2147483629;
             end loop;
-            skip_to[run] := acked;
             admitted := p_lasts[run] - acked;
             acked := p_lasts[run];
             head := head + admitted;
@@ -198,24 +217,24 @@ begin
     end loop;
 
     insert into localfirst.changes
-        (namespace, session_id, seq, admitted_at, origin, counter, time, base, branch, kind, body)
+        (namespace, session_id, seq, admitted_at, origin, counter, time, base, turn, branch, kind, body)
     select p_namespace, p_sessions[c.run], new_head[c.run] - p_lasts[c.run] + c.counter, new_time[c.run],
-        p_origins[c.run], c.counter, c.time, c.base, c.branch, c.kind, c.body
-    from unnest(p_run, p_counter, p_time, p_base, p_branch, p_kind, p_body)
-        as c (run, counter, time, base, branch, kind, body)
-    where c.counter > skip_to[c.run];
+        p_origins[c.run], c.counter, c.time, c.base, c.turn, c.branch, c.kind, c.body
+    from unnest(p_run, p_counter, p_time, p_base, p_turn, p_branch, p_kind, p_body)
+        as c (run, counter, time, base, turn, branch, kind, body)
+    where new_head[c.run] is not null;
 
     insert into localfirst.sessions (namespace, session_id, generation, head, digest, updated_at)
     select p_namespace, p_sessions[r.n], p_generations[r.n], new_head[r.n], new_digest[r.n], new_time[r.n]
     from generate_series(1, runs) as r (n)
-    where skip_to[r.n] is not null -- Then the row exists: this is an update by primary key.
+    where new_head[r.n] is not null -- Then the row exists: this is an update by primary key.
     on conflict (namespace, session_id) do update
     set head = excluded.head, digest = excluded.digest, updated_at = excluded.updated_at;
 
     insert into localfirst.origins (namespace, session_id, origin, acked)
     select p_namespace, p_sessions[r.n], p_origins[r.n], p_lasts[r.n]
     from generate_series(1, runs) as r (n)
-    where skip_to[r.n] is not null
+    where new_head[r.n] is not null
     on conflict (namespace, session_id, origin) do update set acked = excluded.acked;
 end $$;
 comment on function localfirst.push is 'Admits runs of changes, each in one atomic step.';
@@ -249,3 +268,70 @@ begin
     return p_head;
 end $$;
 comment on function localfirst.page_end is 'The seq of the last change in a page of a log.';
+
+-- Put a checkpoint by compare-and-set; see CentralStore.put_checkpoint. p_expected is null: the session must be missing.
+create function localfirst.put_checkpoint(
+    p_namespace text, p_session_id text, p_expected text, p_expected_head bigint, p_expected_digest bigint,
+    p_generation text, p_seq bigint, p_digest bigint, p_data bytea, p_origins text[], p_acked bigint[]
+) returns boolean
+language plpgsql
+set plan_cache_mode = force_generic_plan -- As in push.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off -- As in page_end.
+set jit = off
+as $$
+declare
+    found_as localfirst.sessions;
+    now_ms timestamptz;
+begin
+    if p_seq < 1 then
+        return false;
+    end if;
+    if p_expected is null then
+        insert into localfirst.sessions (namespace, session_id, generation) values (p_namespace, p_session_id, '')
+        on conflict do nothing;
+        if not found then
+            return false;
+        end if;
+    end if;
+    select * into found_as from localfirst.sessions as s
+    where s.namespace = p_namespace and s.session_id = p_session_id
+    for no key update;
+    if p_expected is not null
+        and (found_as.generation, found_as.head, found_as.digest) is distinct from (p_expected, p_expected_head, p_expected_digest) then
+        return false;
+    end if;
+
+    if found_as.generation = p_generation then
+        if p_seq <= found_as.floor or p_seq > found_as.head then
+            return false;
+        end if;
+        -- Found in their order, that is by the primary key: another index would lead to the whole log.
+        delete from localfirst.changes as c
+        using (
+            select l.ctid as place from localfirst.changes as l
+            where l.namespace = p_namespace and l.session_id = p_session_id and l.seq <= p_seq
+            order by l.seq offset 0
+        ) as folded
+        where c.ctid = folded.place;
+        update localfirst.sessions as s set floor = p_seq
+        where s.namespace = p_namespace and s.session_id = p_session_id;
+    else
+        now_ms := date_trunc('milliseconds', clock_timestamp());
+        delete from localfirst.changes as c where c.namespace = p_namespace and c.session_id = p_session_id;
+        delete from localfirst.origins as o where o.namespace = p_namespace and o.session_id = p_session_id;
+        insert into localfirst.origins (namespace, session_id, origin, acked)
+        select p_namespace, p_session_id, o.origin, o.acked from unnest(p_origins, p_acked) as o (origin, acked);
+        update localfirst.sessions as s
+        set generation = p_generation, head = p_seq, digest = p_digest, floor = p_seq,
+            updated_at = greatest(s.updated_at, now_ms)
+        where s.namespace = p_namespace and s.session_id = p_session_id;
+    end if;
+    insert into localfirst.checkpoints (namespace, session_id, seq, digest, data)
+    values (p_namespace, p_session_id, p_seq, p_digest, p_data)
+    on conflict (namespace, session_id) do update
+    set seq = excluded.seq, digest = excluded.digest, data = excluded.data, created_at = now();
+    return true;
+end $$;
+comment on function localfirst.put_checkpoint is 'Puts what stands for the oldest changes of a session, and drops them.';

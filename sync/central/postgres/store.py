@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
@@ -13,16 +13,34 @@ import asyncpg
 
 from localfirst.change import check_session_id
 from localfirst.errors import ConfigurationError, LocalFirstError, RemoteRejected, RemoteUnavailable
-from sync.central.base import CentralStore, Head, Hint, Identity, LogEntry, Pulled, Pushed, PushStatus, Run, Want
+from sync.central.base import (
+    CentralStore,
+    Checkpoint,
+    Head,
+    Hint,
+    Identity,
+    LogEntry,
+    Pulled,
+    Pushed,
+    PushStatus,
+    Run,
+    Want,
+)
 from sync.central.postgres import hints, schema
 from sync.central.postgres.address import parse_address
-from sync.central.postgres.batch import batches, check_run, columns, data
-from sync.central.postgres.errors import our_errors
+from sync.central.postgres.batch import batches, check_names, check_run, columns, data
+from sync.central.postgres.errors import connecting, our_errors
 from sync.central.postgres.statements import QUERIES
 
 MAX_CONNECTIONS: Final = 4
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 30.0
+"""For a free connection."""
+LARGE_SECONDS: Final = 120.0
+"""For a checkpoint, which may have 50 MB."""
+LARGE_AT_ONCE: Final = 2
+"""So many connections are taken by checkpoints, that there are some for the rest."""
 IDLE_SECONDS: Final = 60.0
 """Shorter than what routers between give a connection that nobody uses."""
 CLOSE_SECONDS: Final = 5.0
@@ -49,6 +67,7 @@ class PostgresStore(CentralStore):
         self._channel = hints.channel(namespace)
         self._pool: Any = None
         self._opening = asyncio.Lock()
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._closed = False
         self._listening: set[Any] = set()
 
@@ -94,13 +113,14 @@ class PostgresStore(CentralStore):
             for run, pushed in zip(runs, results, strict=True)
             if pushed.admitted
         ]
-        if self._address.notify and moved:
-            await self._notify(moved)
+        await self._notify(moved)
         return results
 
     async def _notify(self, moved: Sequence[Hint]) -> None:
         """Apart from the push, which must stand whatever becomes of this: and Postgres lets one notifying transaction
         commit at a time, so it is short."""
+        if not (self._address.notify and moved):
+            return
         with suppress(LocalFirstError):  # A hint may be lost.
             async with self._connection() as connection:
                 await connection.execute(QUERIES["notify"], self._channel, hints.payloads(moved))
@@ -117,6 +137,33 @@ class PostgresStore(CentralStore):
             rows = await connection.fetch(QUERIES["pull"], self._namespace, session_ids, generations, afters, max_bytes)
         rows.sort(key=itemgetter(0))  # They come so; SQL just does not promise it.
         return [_page(wants[n - 1], list(page)) for n, page in groupby(rows, itemgetter(0))]
+
+    async def checkpoint(self, session_id: str) -> Checkpoint | None:
+        """What stands for the changes up to the floor of a log; None if all are there."""
+        check_session_id(session_id)
+        async with self._large, self._connection() as connection:
+            row = await connection.fetchrow(QUERIES["checkpoint"], self._namespace, session_id, timeout=LARGE_SECONDS)
+        if row is None:
+            return None
+        generation, floor, seq, digest, stored = row
+        if seq != floor:
+            raise _damaged(session_id, "its checkpoint is missing")
+        return Checkpoint(generation, seq, digest, stored)
+
+    async def put_checkpoint(
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+    ) -> bool:
+        """Put a checkpoint if the log still ends at `expected`; see `CentralStore`."""
+        check_names(check_session_id(session_id), checkpoint.generation, *acked)
+        arguments = (*(expected or (None, None, None)), *checkpoint, list(acked), list(acked.values()))
+        async with self._large, self._connection() as connection:
+            done: bool = await connection.fetchval(
+                QUERIES["put_checkpoint"], self._namespace, session_id, *arguments, timeout=LARGE_SECONDS
+            )
+        made = expected is None or expected.generation != checkpoint.generation
+        if done and made:
+            await self._notify([Hint(session_id, checkpoint.generation, checkpoint.seq)])
+        return done
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
         """Where each log ends; None for a session that is missing."""
@@ -162,22 +209,25 @@ class PostgresStore(CentralStore):
         """A connection of the pool, and our errors for what goes wrong with it."""
         with our_errors(self._address):
             pool = await self._open_pool()
-            async with pool.acquire() as connection:
-                try:
-                    if self._address.statement_cache_size:
+            with connecting(self._address):
+                connection = await pool.acquire(timeout=WAIT_SECONDS)
+            try:
+                if self._address.statement_cache_size:
+                    yield connection
+                else:
+                    # A pooler keeps its server for a transaction, not between the steps of one statement.
+                    async with connection.transaction(isolation="read_committed"):
                         yield connection
-                    else:
-                        # A pooler keeps its server for a transaction, not between the steps of one statement.
-                        async with connection.transaction(isolation="read_committed"):
-                            yield connection
-                except (asyncpg.PostgresError, LocalFirstError):
-                    raise
-                except BaseException as error:
-                    # Interrupted within a statement: a new connection is quicker than finding out how far it came.
-                    connection.terminate()
-                    if isinstance(error, (OSError, asyncio.TimeoutError)):
-                        await pool.expire_connections()  # The others lead to the same server.
-                    raise
+            except (asyncpg.PostgresError, LocalFirstError):
+                raise
+            except BaseException as error:
+                # Interrupted within a statement: a new connection is quicker than finding out how far it came.
+                connection.terminate()
+                if isinstance(error, (OSError, asyncio.TimeoutError)):
+                    await pool.expire_connections()  # The others lead to the same server.
+                raise
+            finally:
+                await pool.release(connection)
 
     async def _open_pool(self) -> Any:
         async with self._opening:
@@ -198,7 +248,8 @@ class PostgresStore(CentralStore):
         """A connection of its own: one that listens is never given to anybody else."""
         self._check_open()
         with our_errors(self._address):
-            connection = await asyncpg.connect(self._address.dsn, **self._connect_options())
+            with connecting(self._address):
+                connection = await asyncpg.connect(self._address.dsn, **self._connect_options())
             self._listening.add(connection)
             try:
                 self._check_open()
@@ -225,14 +276,14 @@ class PostgresStore(CentralStore):
 
 
 def _page(want: Want, rows: Sequence[Any]) -> Pulled:
-    """One page from the rows of one session, each `(n, generation, head, digest, last, seq, admitted_at, …)`."""
-    _, generation, seq, digest, last, *_ = rows[0]
+    """One page from the rows of one session, each `(n, generation, head, digest, floor, last, seq, admitted_at, …)`."""
+    _, generation, seq, digest, floor, last, *_ = rows[0]
     if generation is None:
         return Pulled(None, resync=False, entries=[])
     head = Head(generation, seq, digest)
-    if want.generation not in (None, generation) or want.after > seq:
+    if want.generation not in (None, generation) or not floor <= want.after <= seq:
         return Pulled(head, resync=True, entries=[])
-    entries = [LogEntry(row[5], row[6], data(row[7:])) for row in rows if row[5] is not None]
+    entries = [LogEntry(row[6], row[7], data(row[8:])) for row in rows if row[6] is not None]
     _check_complete(want, entries, want.after if last is None else last)
     return Pulled(head, resync=False, entries=entries)
 
@@ -241,15 +292,15 @@ def _check_complete(want: Want, entries: Sequence[LogEntry], last: int) -> None:
     """A log with a hole must never pass for a shorter log."""
     for expected, found in enumerate((entry.seq for entry in entries), want.after + 1):
         if found != expected:
-            raise _damaged(want.session_id, expected)
+            raise _damaged(want.session_id, f"change {expected} of its log is missing")
     if want.after + len(entries) != last:
-        raise _damaged(want.session_id, want.after + len(entries) + 1)
+        raise _damaged(want.session_id, f"change {want.after + len(entries) + 1} of its log is missing")
 
 
-def _damaged(session_id: str, missing: int) -> RemoteRejected:
+def _damaged(session_id: str, how: str) -> RemoteRejected:
     return RemoteRejected(
-        f"session {session_id!r} is damaged in the central store: change {missing} of its log is missing. "
-        "Restore table localfirst.changes, or delete the session there so that replicas send it again"
+        f"session {session_id!r} is damaged in the central store: {how}. Restore the tables of the schema localfirst, "
+        "or delete the session from all of them so that replicas send it again"
     )
 
 

@@ -7,7 +7,7 @@
 
 
 -- name: views
--- The fold of the log in SQL; localfirst.history and localfirst.metadata are the originals.
+-- The fold of the log in SQL, from its checkpoint on; localfirst.history and localfirst.metadata are the originals.
 
 create function localfirst.json_of(p_body bytea) returns jsonb
 language plpgsql immutable strict
@@ -33,35 +33,96 @@ begin
 end $$;
 comment on function localfirst.items_of is 'The items in the body of an append; one row with null if it can''t be read.';
 
-create view localfirst.items as
-select c.namespace, c.session_id, c.seq, i.index, c.branch, c.origin, c.counter,
-    to_timestamp((c.time >> 16) / 1000.0) as created_at, i.item
+create function localfirst.whole(p_text text) returns bigint
+language sql immutable
+as $$
+    select case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end
+$$;
+comment on function localfirst.whole is 'The number in decimal digits; null if it is none, or too great.';
+
+-- A checkpoint is {"format", "items", "metadata", "removed", "cleared", ...}, see localfirst.checkpoint. Items, keys and
+-- values are JSON texts inside strings, so that what jsonb can't hold in one of them spoils nothing else.
+create function localfirst.folded(p_data bytea, p_part text) returns setof jsonb
+language plpgsql immutable strict
+as $$
+declare
+    state constant jsonb := localfirst.json_of(p_data);
+begin
+    if state ->> 'format' = '1' and jsonb_typeof(state -> p_part) = 'array' then
+        return query select jsonb_array_elements(state -> p_part);
+    end if;
+end $$;
+comment on function localfirst.folded is 'The elements of a list in a checkpoint; none if there is no such list.';
+
+create function localfirst.counters_in(p_object jsonb) returns table (origin text, counter bigint)
+language sql immutable
+as $$
+    select e.key, localfirst.whole(e.value)
+    from jsonb_each_text(case jsonb_typeof(p_object) when 'object' then p_object else '{}' end) as e
+$$;
+comment on function localfirst.counters_in is 'Origins and counters of a JSON object; none if it is none.';
+
+create view localfirst.removed as
+select c.namespace, c.session_id, t.target ->> 'origin' as origin, t.target ->> 'counter' as counter,
+    t.target ->> 'index' as index
 from localfirst.changes as c
--- A clear takes what its author had seen: all up to its base,
-left join (
-    select namespace, session_id, max(least(base, seq - 1)) as base
-    from localfirst.changes where kind in ('remove', 'clear') and kind = 'clear'
-    group by namespace, session_id
-) as seen on seen.namespace = c.namespace and seen.session_id = c.session_id
--- and what it wrote itself before.
-left join (
-    select namespace, session_id, origin, max(counter) as counter
-    from localfirst.changes where kind in ('remove', 'clear') and kind = 'clear'
-    group by namespace, session_id, origin
-) as own on own.namespace = c.namespace and own.session_id = c.session_id and own.origin = c.origin
-cross join lateral localfirst.items_of(c.body) as i
-where c.kind = 'append'
-    and c.seq > coalesce(seen.base, 0)
-    and c.counter > coalesce(own.counter, 0)
+cross join lateral (select localfirst.json_of(c.body) as target) as t
+where c.kind in ('remove', 'clear') and c.kind = 'remove'
+union all
+select k.namespace, k.session_id, r.item ->> 0, r.item ->> 1, r.item ->> 2
+from localfirst.checkpoints as k
+cross join lateral localfirst.folded(k.data, 'removed') as r (item);
+comment on view localfirst.removed is 'Items that were removed one by one. Those that a checkpoint dropped are not in it.';
+
+create view localfirst.cleared as
+select e.namespace, e.session_id, e.origin, max(e.counter) as counter
+from (
+    -- A clear takes what its author had seen,
+    select c.namespace, c.session_id, s.origin, s.counter
+    from localfirst.changes as c
+    cross join lateral localfirst.counters_in(localfirst.json_of(c.body) -> 'seen') as s
+    where c.kind in ('remove', 'clear') and c.kind = 'clear'
+    union all
+    -- and what it wrote itself before.
+    select c.namespace, c.session_id, c.origin, c.counter
+    from localfirst.changes as c
+    where c.kind in ('remove', 'clear') and c.kind = 'clear'
+    union all
+    select k.namespace, k.session_id, s.origin, s.counter
+    from localfirst.checkpoints as k
+    cross join lateral localfirst.counters_in(localfirst.json_of(k.data) -> 'cleared') as s
+) as e
+group by e.namespace, e.session_id, e.origin;
+comment on view localfirst.cleared is 'By origin, the counter up to which all items were cleared.';
+
+create view localfirst.items as
+select a.namespace, a.session_id, a.seq, a.first + i.index as index, a.branch, a.origin, a.counter,
+    to_timestamp((a.time >> 16) / 1000.0) as created_at, i.item
+from (
+    select c.namespace, c.session_id, c.seq, 0::bigint as first, c.branch, c.origin, c.counter, c.time, c.body
+    from localfirst.changes as c
+    where c.kind = 'append'
+    union all
+    select k.namespace, k.session_id, f.seq, f.first, 'main', f.origin, f.counter, f.time, f.body
+    from localfirst.checkpoints as k
+    cross join lateral (
+        select localfirst.whole(n.item ->> 3) as seq, localfirst.whole(n.item ->> 2) as first,
+            n.item ->> 0 as origin, localfirst.whole(n.item ->> 1) as counter, localfirst.whole(n.item ->> 4) as time,
+            convert_to('[' || (n.item ->> 5) || ']', 'UTF8') as body
+        from localfirst.folded(k.data, 'items') as n (item)
+    ) as f
+    where not (f.origin is null or f.seq is null or f.first is null or f.body is null)
+) as a
+left join localfirst.cleared as gone
+    on gone.namespace = a.namespace and gone.session_id = a.session_id and gone.origin = a.origin
+cross join lateral localfirst.items_of(a.body) as i
+where a.counter > coalesce(gone.counter, 0)
     and not exists (
-        select from (
-            select namespace, session_id, localfirst.json_of(body) as target
-            from localfirst.changes where kind in ('remove', 'clear') and kind = 'remove'
-        ) as removal
-        where removal.namespace = c.namespace and removal.session_id = c.session_id
-            and removal.target ->> 'origin' = c.origin
-            and removal.target ->> 'counter' = c.counter::text
-            and removal.target ->> 'index' = i.index::text
+        select from localfirst.removed as removal
+        where removal.namespace = a.namespace and removal.session_id = a.session_id
+            and removal.origin = a.origin
+            and removal.counter = a.counter::text
+            and removal.index = (a.first + i.index)::text
     );
 comment on view localfirst.items is 'Items that are visible now; order by seq, index. item is null where it can''t be read.';
 comment on column localfirst.items.created_at is 'By the clock of its author.';
@@ -150,7 +211,20 @@ as $$
         when w.rule = 'union' then jsonb_typeof(w.value) = 'array'
         else w.rule in ('last', 'first', 'max', 'min')
     end
-    order by w.body ->> 'key' collate "C", w.seq
+$$;
+
+-- The registers that writes made which a checkpoint stands for.
+create function localfirst.registers_of(p_namespace text, p_session_id text)
+returns table (key text, folded_register localfirst.register)
+language sql stable
+as $$
+    select f.key #>> '{}',
+        row(m.item ->> 1 is not null, localfirst.json_of(convert_to(m.item ->> 1, 'UTF8')),
+            localfirst.whole(m.item ->> 2), m.item ->> 3, localfirst.whole(m.item ->> 4))::localfirst.register
+    from localfirst.checkpoints as k
+    cross join lateral localfirst.folded(k.data, 'metadata') as m (item)
+    cross join lateral (select localfirst.json_of(convert_to(m.item ->> 0, 'UTF8')) as key offset 0) as f
+    where k.namespace = p_namespace and k.session_id = p_session_id and jsonb_typeof(f.key) = 'string'
 $$;
 
 create function localfirst.metadata_of(p_namespace text, p_session_id text)
@@ -161,9 +235,17 @@ declare
     w record;
     current localfirst.register;
 begin
-    for w in select * from localfirst.writes_of(p_namespace, p_session_id) loop
+    for w in
+        select r.key, 0::bigint as seq, null as rule, null::jsonb as gone, 0::bigint as base,
+            r.folded_register as by_register
+        from localfirst.registers_of(p_namespace, p_session_id) as r
+        union all
+        select l.key, (l.by_register).seq, l.rule, l.gone, l.base, l.by_register
+        from localfirst.writes_of(p_namespace, p_session_id) as l
+        order by 1, 2
+    loop
         if key is distinct from w.key then
-            if current.exists then
+            if current.exists and current.value is not null then
                 return next;
             end if;
             current := null;
@@ -173,11 +255,11 @@ begin
         value := current.value;
         updated_at := to_timestamp((current.time >> 16) / 1000.0);
     end loop;
-    if current.exists then
+    if current.exists and current.value is not null then
         return next;
     end if;
 end $$;
-comment on function localfirst.metadata_of is 'The metadata of one session, folded from its log.';
+comment on function localfirst.metadata_of is 'The metadata of one session, folded from its checkpoint and its log.';
 
 create view localfirst.metadata as
 select s.namespace, s.session_id, m.key, m.value, m.updated_at

@@ -1,8 +1,8 @@
-"""From the address that a user gives to a pool of connections, and to a name of the server without its password."""
+"""From the address that a user gives to pools of connections, and to a name of the server without its password."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from redis.asyncio.connection import BlockingConnectionPool, SSLConnection, parse_url
@@ -21,25 +21,44 @@ _DEFAULTS: Final[dict[str, Any]] = {
 }
 """What the query of the address may override, as in `redis://host?socket_timeout=30`."""
 
+LARGE_FACTOR: Final = 12
+"""Timeouts are so much longer for checkpoints: 50 MB within two minutes, where a batch of changes has 1 MB."""
+_LARGE_CONNECTIONS: Final = 2
+
 _SECRETS: Final = ("password", "ssl_password")
 
 
-def connection_pool(url: str) -> tuple[Server, BlockingConnectionPool]:
-    """The server's name, and a pool that has not connected yet. Raises `ConfigurationError`, without the password."""
+class Pools(NamedTuple):
+    """Connections to one server, none of them made yet."""
+
+    server: Server
+    usual: BlockingConnectionPool
+    large: BlockingConnectionPool
+    """For checkpoints, which take long and must not hold up the rest."""
+
+
+def connection_pools(url: str) -> Pools:
+    """The pools for an address. Raises `ConfigurationError`, without the password."""
     options = _options(url)
     server = Server(_name(options, urlsplit(url)), tuple(options[key] for key in _SECRETS if options.get(key)))
     try:
         # redis-py would retry ten times, and the worker retries anyway.
         forced = {"decode_responses": False, "retry_on_timeout": False, "retry": Retry(NoBackoff(), 0)}
-        pool = BlockingConnectionPool(**_DEFAULTS | options | forced)
+        usual = _DEFAULTS | options | forced
+        patient = {name: usual[name] * LARGE_FACTOR for name in ("socket_timeout", "timeout") if usual[name]}
+        pools = Pools(
+            server,
+            BlockingConnectionPool(**usual),
+            BlockingConnectionPool(**usual | patient | {"max_connections": _LARGE_CONNECTIONS}),
+        )
         # Not connected: it only checks the options.
-        probe = pool.make_connection()  # type: ignore[no-untyped-call]
+        probe = pools.usual.make_connection()  # type: ignore[no-untyped-call]
         if isinstance(probe, SSLConnection):
             probe.ssl_context.get()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"{server.name}: can't be used with these options: {reason}") from None
-    return server, pool
+    return pools
 
 
 def _options(url: str) -> dict[str, Any]:

@@ -99,6 +99,8 @@ _BELOW: Final[dict[type[BaseException], Meaning]] = {
     ssl.SSLEOFError: _TRANSIENT,
     ssl.SSLZeroReturnError: _TRANSIENT,
     ssl.SSLSyscallError: _TRANSIENT,
+    ssl.SSLWantReadError: _TRANSIENT,
+    ssl.SSLWantWriteError: _TRANSIENT,
     # redis-py stumbles over replies that no Redis would send
     ValueError: _STRANGER,
     TypeError: _STRANGER,

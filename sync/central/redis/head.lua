@@ -1,6 +1,6 @@
 -- Tells where a session's log ends. It writes nothing.
 --
--- KEYS[1]  head, KEYS[2] log: see session.lua
+-- KEYS[1…3]  head, log and checkpoint: see session.lua
 --
 -- Reply: nil if there is no such session, else {generation, seq, digest0, digest1}
 

@@ -5,10 +5,14 @@
 | `localfirst:<ns>:store`             | hash       | `store_id`, `format`: which store this is                    |
 | `localfirst:<ns>:sessions`          | sorted set | session ids as they are, all with score 0                    |
 | `localfirst:<ns>:{<session>}:head`  | hash       | `generation`; `seq` of the last change; `digest0`, `digest1`;|
-|                                     |            | `floor`, the seq before the first element of the log;        |
-|                                     |            | `admitted_at` of the last change; `acked:<origin>`, the      |
-|                                     |            | highest counter of each origin in the log                    |
-| `localfirst:<ns>:{<session>}:log`   | list       | changes, oldest first: `<admitted_at>:<wire bytes>`          |
+|                                     |            | `floor`, the seq before the first element of the log, and if |
+|                                     |            | it isn't 0 `floor_digest0`, `floor_digest1`; `admitted_at` of|
+|                                     |            | the last change; `acked:<origin>`, the highest counter of    |
+|                                     |            | each origin in the log or below its floor                    |
+| `localfirst:<ns>:{<session>}:log`   | list       | changes after `floor`, oldest first:                         |
+|                                     |            | `<admitted_at>:<wire bytes>`                                 |
+| `localfirst:<ns>:{<session>}:`      | string     | what stands for the changes up to `floor`; there if `floor`  |
+| `checkpoint`                        |            | isn't 0                                                      |
 | `localfirst:<ns>:hints`             | channel    | JSON `[session id, generation, seq]` of sessions as they move|
 
 `<ns>` and `<session>` are percent-encoded (UTF-8; all but letters, digits and `_.-~`), so no id can look like another
@@ -38,11 +42,11 @@ class Keys:
         self.sessions = f"{self._prefix}sessions"
         self.hints = f"{self._prefix}hints"
 
-    def session(self, session_id: str) -> tuple[str, str]:
-        """Head and log of a session.
+    def session(self, session_id: str) -> tuple[str, str, str]:
+        """Head, log and checkpoint of a session.
 
-        >>> Keys("app").session("Ann & Bob")
-        ('localfirst:app:{Ann%20%26%20Bob}:head', 'localfirst:app:{Ann%20%26%20Bob}:log')
+        >>> Keys("app").session("Bob")
+        ('localfirst:app:{Bob}:head', 'localfirst:app:{Bob}:log', 'localfirst:app:{Bob}:checkpoint')
         """
         tag = f"{self._prefix}{{{quote(session_id, safe='')}}}"
-        return f"{tag}:head", f"{tag}:log"
+        return f"{tag}:head", f"{tag}:log", f"{tag}:checkpoint"

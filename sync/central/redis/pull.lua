@@ -1,9 +1,9 @@
 -- Reads one page of a session's log. It writes nothing.
 --
--- KEYS[1]  head, KEYS[2] log: see session.lua
--- ARGV[1]  generation that the puller has; empty: it has nothing, and takes any
--- ARGV[2]  the last seq that it has
--- ARGV[3]  bytes after which the page is full; it always has at least one element, if there is any
+-- KEYS[1…3] head, log and checkpoint: see session.lua
+-- ARGV[1]   generation that the puller has; empty: it has nothing, and takes any
+-- ARGV[2]   the last seq that it has
+-- ARGV[3]   bytes after which the page is full; it always has at least one element, if there is any
 --
 -- Reply: nil if there is no such session, else {generation, seq, digest0, digest1, resync, elements};
 -- resync is 1, and there are no elements, if the puller's place is not in this log.

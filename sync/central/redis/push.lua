@@ -1,6 +1,6 @@
--- Admits one run of changes, as one unit: drops what the log already has, refuses a gap, appends the rest.
+-- Admits one run of changes, as one unit: all of it or nothing.
 --
--- KEYS[1]   head, KEYS[2] log: see session.lua
+-- KEYS[1…3] head, log and checkpoint: see session.lua
 -- ARGV[1]   generation
 -- ARGV[2]   '1' if the sender has no cursor: a missing session is made, one that exists takes the run as it is
 -- ARGV[3]   origin
@@ -10,7 +10,8 @@
 -- ARGV[7]   hashes of the changes: two big-endian 32-bit numbers for each
 -- ARGV[8…]  the changes, wire bytes
 --
--- Reply: {status, generation, acked, admitted, seq, digest0, digest1, now}; status: ok, gap, generation or missing.
+-- Reply: {status, generation, acked, admitted, seq, digest0, digest1, now}; status: ok, overlap, gap, generation or
+-- missing.
 
 local CHANGES = 7 -- ARGV up to the first change
 local CHUNK = 1000 -- unpack() has room on the stack for some 8,000 values
@@ -26,9 +27,7 @@ if problem then
     return redis.error_reply(problem)
 end
 
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local acked = 0
+local now, acked = clock(), 0
 if head then
     -- A server's clock may step back; the times in one log don't.
     now = math.max(now, head.admitted_at)
@@ -46,17 +45,17 @@ local function reply(status, admitted)
 end
 
 -- Products stay below 2^53 and quotients below 2^21, so `*` and `%` on doubles are exact.
-local function extend_digest(from)
-    for i = from, count do
+local function extend_digest()
+    for i = 1, count do
         local hash0, hash1 = struct.unpack('>I4I4', hashes, (i - 1) * 8 + 1)
         head.digest0 = (head.digest0 * FACTOR0 + hash0) % PRIME0
         head.digest1 = (head.digest1 * FACTOR1 + hash1) % PRIME1
     end
 end
 
-local function append(from)
+local function append()
     local stamp = string.format('%.0f:', now)
-    for start = from, count, CHUNK do
+    for start = 1, count, CHUNK do
         local elements = {}
         for i = start, math.min(start + CHUNK - 1, count) do
             elements[#elements + 1] = stamp .. ARGV[CHANGES + i]
@@ -74,21 +73,20 @@ end
 if first > acked + 1 then
     return reply('gap', 0)
 end
-local known = acked + 1 - first
-if known >= count then
-    return reply('ok', 0)
+if first <= acked then
+    return reply(first + count - 1 <= acked and 'ok' or 'overlap', 0)
 end
 
 if not head then
-    redis.call('UNLINK', KEYS[1], KEYS[2]) -- half of a lost session may still be there
+    redis.call('UNLINK', unpack(KEYS)) -- parts of a lost session may still be there
     head = {generation = generation, seq = 0, digest0 = 0, digest1 = 0, floor = 0}
 end
-extend_digest(known + 1)
-append(known + 1)
-head.seq = head.seq + count - known
+extend_digest()
+append()
+head.seq = head.seq + count
 acked = first + count - 1
 redis.call('HSET', KEYS[1], 'generation', head.generation, 'seq', head.seq, 'digest0', head.digest0,
     'digest1', head.digest1, 'floor', head.floor, 'admitted_at', now, 'acked:' .. origin, acked)
 -- Only a hint: a user without rights to the channel can still push.
 redis.pcall('PUBLISH', channel, cjson.encode({session, head.generation, head.seq}))
-return reply('ok', count - known)
+return reply('ok', count)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from localfirst.errors import RemoteRejected
-from sync.central.base import FORMAT_VERSION, Head, Identity, LogEntry, Pulled, Pushed, PushStatus
+from sync.central.base import FORMAT_VERSION, Checkpoint, Head, Identity, LogEntry, Pulled, Pushed, PushStatus
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 _Lane = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
@@ -35,6 +35,14 @@ class _Head(NamedTuple):
     seq: _Whole
     digest0: _Lane
     digest1: _Lane
+
+
+class _Checkpoint(NamedTuple):
+    generation: bytes
+    seq: _Whole
+    digest0: _Lane
+    digest1: _Lane
+    data: bytes
 
 
 class _Page(NamedTuple):
@@ -79,6 +87,14 @@ def head(reply: Any) -> Head | None:
         return None
     fields: _Head = _convert(reply, _Head)
     return Head(_text(fields.generation), fields.seq, fields.digest0 << 32 | fields.digest1)
+
+
+def checkpoint(reply: Any) -> Checkpoint | None:
+    """Of checkpoint.lua."""
+    if reply is None:
+        return None
+    fields: _Checkpoint = _convert(reply, _Checkpoint)
+    return Checkpoint(_text(fields.generation), fields.seq, fields.digest0 << 32 | fields.digest1, fields.data)
 
 
 def pulled(reply: Any, after: int) -> Pulled:

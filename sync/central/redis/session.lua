@@ -1,8 +1,8 @@
--- What every script on one session begins with; put in front of push.lua, pull.lua and head.lua when they are loaded.
--- It writes nothing.
+-- What every script on one session begins with; put in front of the others when they are loaded. It writes nothing.
 --
 -- KEYS[1]  head of the session, a hash: generation, seq, digest0, digest1, floor, admitted_at, acked:<origin>, …
 -- KEYS[2]  log of the session, a list: one element for each change after `floor`, "<admitted_at>:<wire bytes>"
+-- KEYS[3]  checkpoint of the session, a string: stands for all changes up to `floor`; there unless `floor` is 0
 
 local LANE_LIMIT = 2147483648 -- above both digest primes
 local FIELDS = {'generation', 'seq', 'digest0', 'digest1', 'floor', 'admitted_at'}
@@ -15,10 +15,21 @@ local function number(text)
     return nil
 end
 
+-- The server's clock, Unix milliseconds.
+local function clock()
+    local time = redis.call('TIME')
+    return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Eviction can take one key and leave another. A part of a session is a lost session: replicas seed it again.
+local function is_whole(head)
+    return redis.call('LLEN', KEYS[2]) == head.seq - head.floor
+        and (head.floor == 0 or redis.call('EXISTS', KEYS[3]) == 1)
+end
+
 -- The head as a table, nil if there is no such session; then the error to reply, if the head makes no sense.
 local function read_head()
     local values = redis.call('HMGET', KEYS[1], unpack(FIELDS))
-    local length = redis.call('LLEN', KEYS[2])
     local head, found = {}, 0
     for i, field in ipairs(FIELDS) do
         found = found + (values[i] and 1 or 0)
@@ -35,10 +46,6 @@ local function read_head()
     if head.digest0 >= LANE_LIMIT or head.digest1 >= LANE_LIMIT then
         return nil, 'MALFORMED digest in the session\'s head'
     end
-    -- Eviction can take one key and leave the other. Half a session is a lost session: replicas seed it again.
-    if length ~= head.seq - head.floor then
-        return nil
-    end
-    return head
+    return is_whole(head) and head or nil
 end
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -12,10 +12,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError
 
 from localfirst.change import check_session_id, new_id
-from localfirst.errors import RemoteRejected, RemoteVersionError
-from sync.central.base import FORMAT_VERSION, CentralStore, Head, Hint, Identity, Pulled, Pushed, Run, Want
+from localfirst.errors import RemoteRejected
+from sync.central.base import FORMAT_VERSION, CentralStore, Checkpoint, Head, Hint, Identity, Pulled, Pushed, Run, Want
+from sync.central.formats import check_format
 from sync.central.redis import hints, replies, scripts
-from sync.central.redis.address import connection_pool
+from sync.central.redis.address import connection_pools
 from sync.central.redis.errors import translate, translated
 from sync.central.redis.keys import Keys
 from sync.central.redis.scripts import Command
@@ -24,6 +25,10 @@ PIPELINE_COMMANDS: Final = 1_000
 PIPELINE_BYTES: Final = 1 << 20
 """What goes out at once, and on a slow line within the timeout; a run that is larger goes alone."""
 
+_LANE: Final = 1 << 32
+_MAX_NUMBER: Final = 10**15 - 1
+"""Lua counts in doubles, and the scripts take fifteen digits."""
+
 _T = TypeVar("_T")
 
 
@@ -31,8 +36,9 @@ class RedisStore(CentralStore):
     """One namespace of a Redis or Valkey server. Connects when it is first used, and again whenever it has to."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        self._server, self._pool = connection_pool(url)
+        self._server, self._pool, large = connection_pools(url)
         self._client: Redis = Redis.from_pool(self._pool)
+        self._large: Redis = Redis.from_pool(large)
         self._keys = Keys(namespace)
         self._watching: set[AbstractConnection] = set()
 
@@ -40,11 +46,7 @@ class RedisStore(CentralStore):
         command = scripts.IDENTIFY.call((self._keys.store,), new_id(), FORMAT_VERSION)
         [reply] = await self._ask([command])
         identity = self._decode(reply, replies.identity, self._keys.store)
-        if identity.format > FORMAT_VERSION:
-            raise RemoteVersionError(
-                f"{self._server.name}: has format {identity.format}, this localfirst knows {FORMAT_VERSION}: "
-                "upgrade it. Nothing was written"
-            )
+        check_format(f"{self._server.name}: the namespace", identity.format)
         return identity
 
     async def push(self, runs: Sequence[Run]) -> list[Pushed]:
@@ -53,7 +55,8 @@ class RedisStore(CentralStore):
         pushed: list[Pushed] = []
         for batch in _batches(runs):
             # First the index: an entry without a session does no harm, a session without one is never listed.
-            indexed, *answers = await self._ask([self._index(batch), *map(self._push, batch)])
+            index = self._index(run.session_id for run in batch)
+            indexed, *answers = await self._ask([index, *map(self._push, batch)])
             self._decode(indexed, replies.count, self._keys.sessions)
             pushed += [
                 self._decode(answer, replies.pushed, _title(run.session_id))
@@ -67,6 +70,22 @@ class RedisStore(CentralStore):
             self._decode(answer, partial(replies.pulled, after=_after(want)), _title(want.session_id))
             for want, answer in zip(wants, await self._ask(commands), strict=True)
         ]
+
+    async def checkpoint(self, session_id: str) -> Checkpoint | None:
+        command = scripts.CHECKPOINT.call(self._keys.session(check_session_id(session_id)))
+        [answer] = await self._ask([command], self._large)
+        return self._decode(answer, replies.checkpoint, _title(session_id))
+
+    async def put_checkpoint(
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+    ) -> bool:
+        check_session_id(session_id)
+        if max(checkpoint.seq, *acked.values(), 0) > _MAX_NUMBER:
+            raise RemoteRejected(f"{_title(session_id)}: a number in the checkpoint is too great for Redis")
+        commands = [self._index([session_id]), self._put_checkpoint(session_id, expected, checkpoint, acked)]
+        indexed, answer = await self._ask(commands, self._large)
+        self._decode(indexed, replies.count, self._keys.sessions)
+        return self._decode(answer, replies.count, _title(session_id)) == 1
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
         commands = [scripts.HEAD.call(self._keys.session(check_session_id(each))) for each in session_ids]
@@ -98,15 +117,16 @@ class RedisStore(CentralStore):
             await messages.aclose()
 
     async def close(self) -> None:
-        with suppress(RedisError, OSError):  # what can't be closed in an orderly way is closed anyway
-            await self._client.aclose()
+        for client in (self._client, self._large):
+            with suppress(RedisError, OSError):  # what can't be closed in an orderly way is closed anyway
+                await client.aclose()
         for connection in tuple(self._watching):
             await connection.disconnect(nowait=True)
 
     # Commands
 
-    def _index(self, runs: Sequence[Run]) -> Command:
-        scored = ((0, session_id) for session_id in dict.fromkeys(run.session_id for run in runs))
+    def _index(self, session_ids: Iterable[str]) -> Command:
+        scored = ((0, session_id) for session_id in dict.fromkeys(session_ids))
         return ("ZADD", self._keys.sessions, *(word for pair in scored for word in pair))
 
     def _push(self, run: Run) -> Command:
@@ -120,6 +140,25 @@ class RedisStore(CentralStore):
             run.session_id,
             run.hashes,
             *run.changes,
+        )
+
+    def _put_checkpoint(
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+    ) -> Command:
+        end = expected or Head("", 0, 0)
+        return scripts.PUT_CHECKPOINT.call(
+            self._keys.session(session_id),
+            int(expected is not None),
+            end.generation,
+            end.seq,
+            *divmod(end.digest, _LANE),
+            checkpoint.generation,
+            checkpoint.seq,
+            *divmod(checkpoint.digest, _LANE),
+            checkpoint.data,
+            self._keys.hints,
+            session_id,
+            *(word for pair in acked.items() for word in pair),
         )
 
     def _pull(self, want: Want, max_bytes: int) -> Command:
@@ -142,27 +181,27 @@ class RedisStore(CentralStore):
 
     # The wire
 
-    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
+    async def _ask(self, commands: Sequence[Command], client: Redis | None = None) -> list[Any]:
         """The reply or the error of each command, in order; scripts that the server has forgotten are loaded."""
         answers: list[Any] = []
         for start in range(0, len(commands), PIPELINE_COMMANDS):
-            answers += await self._ask_at_once(commands[start : start + PIPELINE_COMMANDS])
+            answers += await self._ask_at_once(commands[start : start + PIPELINE_COMMANDS], client or self._client)
         return answers
 
-    async def _ask_at_once(self, commands: Sequence[Command]) -> list[Any]:
-        answers = await self._send(commands)
+    async def _ask_at_once(self, commands: Sequence[Command], client: Redis) -> list[Any]:
+        answers = await self._send(commands, client)
         done = next((i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)), len(answers))
         if done == len(answers) or not all(isinstance(answer, NoScriptError) for answer in answers[done:]):
             # Or somebody else loaded them halfway. Sending what was left out would change the order of runs, so
             # that is an error, and all will be sent again.
             return answers
-        for loaded in await self._send([script.load() for script in scripts.ALL]):
+        for loaded in await self._send([script.load() for script in scripts.ALL], client):
             self._decode(loaded, str, "SCRIPT LOAD")
-        return answers[:done] + await self._send(commands[done:])
+        return answers[:done] + await self._send(commands[done:], client)
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], client: Redis) -> list[Any]:
         with translate(self._server):
-            async with self._client.pipeline(transaction=False) as pipeline:
+            async with client.pipeline(transaction=False) as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
                 return await pipeline.execute(raise_on_error=False)

@@ -1,0 +1,88 @@
+"""Quarantine: sessions that can't be synced in one direction, why, and what somebody says of it. Rows on disk."""
+
+from __future__ import annotations
+
+import msgspec
+
+from localfirst.errors import ConfigurationError, StoreCorrupt
+from localfirst.records import ASIDE, KEY_BYTES, VOID, Aside, Direction, SessionKey, span
+from localfirst.rows import Rows
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(Aside)
+
+
+class Quarantine:
+    """The quarantine of one directory."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def put(self, key: SessionKey, aside: Aside) -> None:
+        """Stop a session in one direction."""
+        self._rows.put(_row(key, aside.direction), _encode(aside))
+
+    def get(self, key: SessionKey, direction: Direction) -> Aside | None:
+        """Why a session stopped in one direction; None if it did not."""
+        value = self._rows.get(_row(key, direction))
+        return None if value is None else self._decode(value)
+
+    def all(self, namespace: str) -> dict[tuple[SessionKey, Direction], Aside]:
+        """What of a namespace is stopped, or goes on by consent."""
+        found = {row_key: self._decode(value) for row_key, value in self._rows.range(*span(ASIDE))}
+        return {
+            (row_key[1 : 1 + KEY_BYTES], aside.direction): aside
+            for row_key, aside in found.items()
+            if aside.namespace == namespace
+        }
+
+    def release(self, key: SessionKey, direction: Direction) -> None:
+        """Let a session go on."""
+        row_key = _row(key, direction)
+        with self._rows.transaction():
+            self._rows.delete_range(row_key, row_key + b"\0")
+
+    def heal(self, key: SessionKey) -> None:
+        """The whole log of a session was read anew, and taken: nothing is wrong with it any more."""
+        for aside in self._of(key):
+            if aside.direction == "pull" or aside.lost:
+                self.release(key, aside.direction)
+
+    def retry(self, key: SessionKey) -> bool:
+        """Let a session be tried again in both directions. False: it was not stopped."""
+        found = [aside for aside in self._of(key) if not aside.consent]
+        for aside in found:
+            if aside.lost:
+                self.put(key, msgspec.structs.replace(aside, consent=True))
+            else:
+                self.release(key, aside.direction)
+        return bool(found)
+
+    def skip(self, key: SessionKey, aside: Aside) -> None:
+        """Give up the change in the central log that can't be read."""
+        if not aside.mark:
+            raise ConfigurationError(
+                f"session {aside.session_id!r} can't be given up from here: {aside.reason}; repair the central store,"
+                " or delete the session there: then what is here is sent again"
+            )
+        self._rows.put(VOID + key + aside.mark.encode(), b"")
+        self.release(key, aside.direction)
+
+    def skipped(self, key: SessionKey) -> frozenset[str]:
+        """The changes that were given up, by their `localfirst.checkpoint.hash_of`."""
+        prefix = VOID + key
+        return frozenset(row_key[len(prefix) :].decode() for row_key in self._rows.keys(*span(prefix)))
+
+    def _of(self, key: SessionKey) -> list[Aside]:
+        both = (self.get(key, "push"), self.get(key, "pull"))
+        return [aside for aside in both if aside is not None]
+
+    def _decode(self, value: bytes) -> Aside:
+        try:
+            return _decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StoreCorrupt(f"{self._rows.directory} holds a note that can't be decoded: {error}") from error
+
+
+def _row(key: SessionKey, direction: Direction) -> bytes:
+    return ASIDE + key + direction.encode()

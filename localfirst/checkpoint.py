@@ -1,0 +1,228 @@
+"""A folded log as bytes: what stands for changes that are no longer kept, on disk and in the central store. Pure.
+
+JSON, so that the central store's own tools can read what is not sealed. Items and values are JSON texts inside strings:
+what one of them holds (NaN, lone surrogates) spoils nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from localfirst import jsonvalue
+from localfirst.change import INCREMENT, Admitted, Change, encode_change
+from localfirst.errors import InvalidItem, MalformedChange
+from localfirst.fold import Fold
+from localfirst.history import PENDING, Item, ItemId
+from localfirst.metadata import Conflict, Register, Stamp
+
+FORMAT: Final = 1
+
+_Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Stamp = tuple[int, str, _Number]
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """The last change of one origin: by it, the origin knows whether what was folded is its own."""
+
+    counter: _Number
+    time: _Number
+    hash: str
+
+    @staticmethod
+    def of(change: Change, data: bytes | None = None) -> Mark:
+        """Of a change; its wire bytes, if they are at hand."""
+        return Mark(change.counter, change.time, hash_of(encode_change(change) if data is None else data))
+
+
+def hash_of(data: bytes) -> str:
+    """Tells one change (wire bytes) from another."""
+    return blake2b(data, digest_size=8).hexdigest()
+
+
+class _Register(msgspec.Struct, array_like=True):
+    key: str
+    value: str | None
+    time: int
+    origin: str
+    seq: _Number
+    kind: str
+    fields: dict[str, _Stamp] = {}
+
+
+class _Conflict(msgspec.Struct, array_like=True):
+    key: str
+    rule: str
+    values: tuple[str, str, str]
+    origins: tuple[str, str]
+    seq: _Number
+
+
+class _State(msgspec.Struct):
+    format: int
+    seq: _Number
+    time: _Number
+    seen: dict[str, _Number]
+    items: list[tuple[str, _Number, _Number, _Number, _Number, str]]
+    metadata: list[_Register]
+    marks: dict[str, Mark] = {}
+    removed: list[tuple[str, _Number, _Number]] = []
+    cleared: dict[str, _Number] = {}
+    conflicts: list[_Conflict] = []
+
+
+class State:
+    """A fold of admitted changes, and the last change of each origin in it.
+
+    >>> from localfirst.change import APPEND, Admitted
+    >>> state = State()
+    >>> state.admit([Admitted(1, 0, Change("r1", 1, 0, 0, "main", APPEND, b'["Hello"]'))])
+    >>> [item.data for item in decode_state(encode_state(state)).fold.items]
+    [b'"Hello"']
+    """
+
+    def __init__(self, fold: Fold | None = None, marks: Mapping[str, Mark] | None = None) -> None:
+        self.fold = Fold() if fold is None else fold
+        self.marks = dict(marks or {})
+
+    def admit(self, entries: Iterable[tuple[int, int, Change]]) -> None:
+        """Fold the next entries of the log, see `localfirst.fold.Fold.admit`."""
+        admitted = [Admitted(*entry) for entry in entries]
+        self.fold.admit(admitted)
+        for entry in admitted:
+            known = self.marks.get(entry.change.origin)
+            if entry.change.origin and (known is None or entry.change.counter > known.counter):
+                self.marks[entry.change.origin] = Mark.of(entry.change)
+
+
+def encode_state(state: State) -> bytes:
+    """As bytes. Nothing in it may be pending."""
+    fold = state.fold
+    return msgspec.json.encode(
+        _State(
+            format=FORMAT,
+            seq=fold.seq,
+            time=fold.time,
+            seen=fold.counters,
+            items=[
+                (item.origin, item.counter, item.place, item.seq, item.time, item.data.decode()) for item in fold.items
+            ],
+            metadata=[_register(key, register) for key, register in fold.metadata.items()],
+            marks=state.marks,
+            removed=[(item.origin, item.counter, item.place) for item in fold.history.removed_early],
+            cleared=dict(fold.history.cleared),
+            conflicts=[_encoded_conflict(conflict) for conflict in fold.conflicts],
+        )
+    )
+
+
+def _register(key: str, register: Register) -> _Register:
+    value = None if register.value is None else register.value.decode()
+    fields = {_text(field): (stamp.time, stamp.origin, stamp.seq) for field, stamp in register.fields.items()}
+    stamp = register.stamp
+    return _Register(_text(key), value, stamp.time, stamp.origin, stamp.seq, register.kind, fields)
+
+
+def _encoded_conflict(conflict: Conflict) -> _Conflict:
+    values = (_text(conflict.current), _text(conflict.incoming), _text(conflict.winner))
+    return _Conflict(_text(conflict.key), conflict.rule, values, conflict.origins, conflict.seq)
+
+
+def _text(value: Any) -> str:
+    return jsonvalue.encode(value).decode()
+
+
+_decoder = msgspec.json.Decoder(_State)
+
+
+def decode_state(data: bytes) -> State:
+    """The state in bytes. Raises `MalformedChange` for anything that `encode_state` can't have made."""
+    try:
+        found = _decoder.decode(data)
+        if found.format != FORMAT:
+            raise MalformedChange(f"a checkpoint has format {found.format}, this localfirst knows {FORMAT}: upgrade it")
+        return _restored(found)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, InvalidItem, TypeError, OverflowError) as error:
+        raise MalformedChange(f"{len(data)} bytes are not a checkpoint: {error}") from error
+
+
+def _restored(found: _State) -> State:
+    fold = Fold()
+    fold.seq, fold.time = found.seq, found.time
+    fold.counters = dict(found.seen)
+    for origin, counter, place, seq, time, text in found.items:
+        if counter > fold.counter(origin) or seq >= PENDING:
+            raise MalformedChange(f"a checkpoint shows change {counter} of {origin!r:.40} and has not folded it")
+        jsonvalue.check_depth(jsonvalue.decode(text.encode()))
+        fold.items.append(Item(origin, counter, place, seq, time, text.encode()))
+    for each in found.metadata:
+        fold.metadata[_name(each.key)] = _restored_register(each)
+    fold.history.removed_early.update(ItemId(*named) for named in found.removed)
+    fold.history.cleared = dict(found.cleared)
+    fold.conflicts.extend(map(_conflict, found.conflicts))
+    fold.restored()
+    return State(fold, found.marks)
+
+
+def _restored_register(found: _Register) -> Register:
+    value = None if found.value is None else found.value.encode()
+    if value is not None:
+        jsonvalue.check_depth(jsonvalue.decode(value))
+    fields = {_name(text): Stamp(*stamp) for text, stamp in found.fields.items()}
+    return Register(value, Stamp(found.time, found.origin, found.seq), found.kind, fields)
+
+
+def _name(text: str) -> str:
+    name = jsonvalue.decode(text.encode())
+    if not isinstance(name, str):
+        raise MalformedChange("a checkpoint has a key that is no string")
+    return name
+
+
+def _conflict(found: _Conflict) -> Conflict:
+    current, incoming, winner = (jsonvalue.decode(text.encode()) for text in found.values)
+    return Conflict(_name(found.key), found.rule, current, incoming, winner, found.origins, found.seq)
+
+
+def merge_states(ours: State, theirs: State) -> State:
+    """What two replicas have that folded changes which the other has not, and don't have them any more.
+
+    That takes two losses of the central log with a checkpoint of each side in between. Items are exact: what one side
+    has folded and does not show was taken away. Of two values of a key the one that was written later stands; what
+    was added to a counter on the other side only is lost, for nobody has it any more.
+    """
+    mine, other = ours.fold, theirs.fold
+    merged = Fold()
+    shown = {item.id for item in other.items}
+    kept = [item for item in mine.items if item.counter > other.counter(item.origin) or item.id in shown]
+    added = [item for item in other.items if item.counter > mine.counter(item.origin)]
+    cleared = _greatest(mine.history.cleared, other.history.cleared)
+    removed = mine.history.removed_early | other.history.removed_early
+    visible = [
+        item for item in (*kept, *added) if item.counter > cleared.get(item.origin, 0) and item.id not in removed
+    ]
+    for place, item in enumerate(visible, start=1):
+        merged.items.append(msgspec.structs.replace(item, seq=place))
+    merged.counters = _greatest(mine.counters, other.counters)
+    merged.seq, merged.time = max(mine.seq, other.seq, len(visible)), max(mine.time, other.time)
+    merged.metadata = {**other.metadata, **mine.metadata}
+    for key in mine.metadata.keys() & other.metadata.keys():
+        merged.metadata[key] = max(mine.metadata[key], other.metadata[key], key=_precedence)
+    merged.history.removed_early, merged.history.cleared = removed, cleared
+    merged.conflicts.extend((*other.conflicts, *mine.conflicts))
+    merged.restored()
+    marks = {**theirs.marks, **ours.marks}
+    for origin in ours.marks.keys() & theirs.marks.keys():
+        marks[origin] = max(ours.marks[origin], theirs.marks[origin], key=lambda mark: mark.counter)
+    return State(merged, marks)
+
+
+def _precedence(register: Register) -> tuple[int, str, bool]:
+    return register.stamp.time, register.stamp.origin, register.kind == INCREMENT
+
+
+def _greatest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {origin: max(one.get(origin, 0), other.get(origin, 0)) for origin in one.keys() | other.keys()}

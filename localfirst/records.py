@@ -1,0 +1,193 @@
+"""What is written in the rows of a local store, beside the changes themselves, and how their keys are made."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from localfirst.change import EMPTY_DIGEST
+
+SessionKey = bytes
+Direction = Literal["push", "pull"]
+
+KEY_BYTES: Final = 16
+VOLUME_BYTES: Final = 8
+NO_VOLUME: Final = bytes(VOLUME_BYTES)
+
+HEAD, CHANGE, PAGE, PART, GARBAGE, ASIDE, VOID, TURN = b"h", b"c", b"p", b"k", b"g", b"q", b"v", b"t"
+
+
+def session_key(namespace: str, session_id: str) -> SessionKey:
+    """16 bytes that stand for a session in the keys of its rows."""
+    return blake2b(f"{namespace}\0{session_id}".encode(), digest_size=KEY_BYTES).digest()
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """Where a session stands; one row, replaced by each round of replication.
+
+    Changes made here are kept in slots: 1, 2, 3, … as long as the directory lives. Their counters are slots less
+    `offset`, for an origin may change: a directory that was copied becomes another one.
+    """
+
+    namespace: str
+    session_id: str
+    origin: str = ""
+    """By which changes are made here."""
+    offset: int = 0
+    """Slot less counter, of the changes of `origin`."""
+    first: int = 1
+    """The lowest counter of `origin` that is in a slot. What was made before is in pages, whoever made it."""
+    store: str = ""
+    """The central store in which the session was last seen, by its id."""
+    generation: str | None = None
+    """Of the central log that the pages follow. None: never seen one."""
+    seq: int = 0
+    """The last entry of the central log that is here."""
+    digest: int = EMPTY_DIGEST
+    """Of the central log up to `seq`."""
+    acked: int = 0
+    """The slot of our last change in the central log. What is above is pending."""
+    epoch: int = 0
+    """Changes when what was read before is no longer true."""
+    volume: bytes = NO_VOLUME
+    """Names the rows that hold the central log: they are made aside, and taken by changing this."""
+    floor: int = 0
+    """The entries up to this seq are folded into a checkpoint; 0: into none."""
+    floor_digest: int = EMPTY_DIGEST
+    """Of the central log up to the floor."""
+    bottom: int = 0
+    """The changes in slots up to this one are folded in the checkpoint, or given up."""
+    spent: int = 0
+    """How many entries since the floor made others needless, roughly."""
+
+    def counter(self, slot: int) -> int:
+        """The counter of a change of `origin`."""
+        return slot - self.offset
+
+    def slot(self, counter: int) -> int:
+        """Where the change of `origin` with this counter is."""
+        return self.offset + counter
+
+
+class OwnRange(msgspec.Struct, frozen=True, array_like=True):
+    """Changes in consecutive slots that were admitted at consecutive seqs."""
+
+    seq: int
+    admitted_at: int
+    slot: int
+    count: int
+
+
+class Foreign(msgspec.Struct, frozen=True, array_like=True):
+    """One admitted change that is kept in the page itself; wire encoding."""
+
+    seq: int
+    admitted_at: int
+    data: bytes
+    """Empty: it can't be read, and was given up."""
+    add: bytes = b""
+    """Of a change that was given up: what it adds to the digest, see `localfirst.change.hash_changes`."""
+
+
+class Page(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of the central log; the two lists cover consecutive seqs between them."""
+
+    own: list[OwnRange]
+    foreign: list[Foreign]
+
+    @property
+    def first(self) -> int:
+        """The lowest seq in it."""
+        return min([entry.seq for entry in self.own] + [entry.seq for entry in self.foreign])
+
+    def __bool__(self) -> bool:
+        return bool(self.own or self.foreign)
+
+
+class Kept(NamedTuple):
+    """One entry of the central log as it is known here."""
+
+    seq: int
+    admitted_at: int
+    data: bytes
+    """Wire encoding; empty: it can't be read, and was given up."""
+    add: bytes
+    """What it adds to the digest, if `data` does not tell."""
+
+
+class Aside(msgspec.Struct, frozen=True):
+    """Why a session is not synced in one direction. It stays so until somebody acts, or another version comes."""
+
+    namespace: str
+    session_id: str
+    direction: Direction
+    reason: str
+    since: float
+    """Unix time."""
+    version: str
+    """Of the localfirst that could not."""
+    place: int = 0
+    """push: the slot of the change that is refused; pull: the seq of the one that can't be read. 0: no single one."""
+    count: int = 1
+    """push: how many changes are refused from there on; more than one if they are a turn."""
+    mark: str = ""
+    """Of the change that can't be read, see `localfirst.checkpoint.hash_of`."""
+    lost: bool = False
+    """The central store has lost the session, and whether to send it again is for somebody to say."""
+    consent: bool = False
+    """Somebody said so."""
+
+
+class Rename(NamedTuple):
+    """How pending changes are to be named, see `localfirst.renumber`."""
+
+    start: int
+    """The first slot that is renamed; those up to `acked` and below this are kept."""
+    origin: str
+    first: int
+    """Counter of the first of them under the new name."""
+    drop: frozenset[int] = frozenset()
+    """Slots that are given up."""
+
+
+class Rest(NamedTuple):
+    """What of a session was not read yet."""
+
+    head: Head | None
+    whole: bool
+    """It is all of it: what was read before is to be forgotten."""
+    checkpoint: bytes | None
+    pages: list[Page]
+    changes: list[tuple[int, bytes]]
+    """Slots, and the changes in them; wire encoding. Empty: the slot was given up."""
+
+
+class Touched(NamedTuple):
+    """What happened on disk."""
+
+    written: set[SessionKey]
+    """Sessions with new changes of ours."""
+    asked: set[SessionKey]
+    """Sessions that were never in the central store as far as is known here, and that somebody began to use."""
+
+
+class Backlog(NamedTuple):
+    """What of a session waits for the central store."""
+
+    changes: int
+    bytes: int
+    oldest: float
+    """Unix time."""
+
+
+def number(value: int) -> bytes:
+    """As the end of a key: in order."""
+    return value.to_bytes(8, "big")
+
+
+def span(prefix: bytes, after: int = -1, last: int | None = None) -> tuple[bytes, bytes]:
+    """Bounds of the rows with a prefix and a number above `after` (default: any), and up to `last`, if given."""
+    lower = prefix + (number(after + 1) if after >= 0 else b"")
+    return lower, prefix + (b"\xff" * 9 if last is None else number(last + 1))

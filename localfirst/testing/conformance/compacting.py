@@ -1,0 +1,237 @@
+"""Checkpoints of a log that goes on: what they stand for is dropped, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from localfirst.change import EMPTY_DIGEST, extend_digest
+from localfirst.testing.conformance.harness import (
+    GENERATION,
+    PAGE,
+    Bench,
+    Case,
+    bodies,
+    changes,
+    digest_of,
+    end_of,
+    following,
+    run,
+    whole_log,
+)
+from sync.central.base import CentralStore, Checkpoint, Head, Pulled, PushStatus, Want
+
+
+def upto(seq: int, *, data: bytes = b"folded") -> Checkpoint:
+    """A checkpoint of a log that begins with changes of r1."""
+    return Checkpoint(GENERATION, seq, digest_of(changes("r1", 1, seq)), data)
+
+
+async def _filled(bench: Bench, count: int) -> tuple[CentralStore, Head]:
+    store = await bench.open()
+    await store.push([run("s", "r1", 1, count)])
+    return store, await end_of(store, "s")
+
+
+async def no_checkpoint_at_first(bench: Bench) -> None:
+    """Neither a missing session has one, nor one with all of its changes."""
+    store, _ = await _filled(bench, 3)
+    assert await store.checkpoint("s") is None
+    assert await store.checkpoint("missing") is None
+
+
+async def checkpoint_comes_back(bench: Bench) -> None:
+    """What was put comes back to the bit, and stands in nobody else's place. The head is as it was."""
+    store, head = await _filled(bench, 10)
+    await store.push([run("other", "r1", 1, 10)])
+    data = bytes(range(256)) + b"\r\n{}'\xff\0"
+    assert await store.put_checkpoint("s", head, upto(4, data=data), {}) is True
+    assert await store.checkpoint("s") == upto(4, data=data)
+    assert await store.checkpoint("other") is None
+    assert await store.heads(["s"]) == [head]
+    assert bodies(await whole_log(store, "other")) == changes("r1", 1, 10)
+
+
+async def empty_checkpoint_comes_back(bench: Bench) -> None:
+    """No data are data too."""
+    store, head = await _filled(bench, 2)
+    assert await store.put_checkpoint("s", head, upto(1, data=b""), {})
+    assert await store.checkpoint("s") == upto(1, data=b"")
+    assert bodies((await store.pull([Want("s", GENERATION, 1)], PAGE))[0].entries) == changes("r1", 2, 1)
+
+
+async def pull_goes_on_from_the_floor(bench: Bench) -> None:
+    """From the floor on a page is what it was; below it, and for who has nothing, there is only the checkpoint."""
+    store, head = await _filled(bench, 10)
+    assert await store.put_checkpoint("s", head, upto(4), {})
+    for after in range(4, 11):
+        [page] = await store.pull([Want("s", GENERATION, after)], PAGE)
+        assert (page.head, page.resync) == (head, False)
+        assert [entry.seq for entry in page.entries] == list(range(after + 1, 11))
+        assert bodies(page.entries) == changes("r1", after + 1, 10 - after)
+    again = [Want("s", GENERATION, after) for after in (0, 1, 3, 11)] + [Want("s", None, 0), Want("s", "other", 5)]
+    assert await store.pull(again, PAGE) == [Pulled(head, True, [])] * len(again)
+    [tiny] = await store.pull([Want("s", GENERATION, 4)], 1)
+    assert [entry.seq for entry in tiny.entries] == [5]
+
+
+async def whole_log_can_be_compacted(bench: Bench) -> None:
+    """A checkpoint may stand for all there is; the log then goes on from it."""
+    store, head = await _filled(bench, 5)
+    assert await store.put_checkpoint("s", head, upto(5), {})
+    assert await store.pull([Want("s", GENERATION, 5)], PAGE) == [Pulled(head, False, [])]
+    assert await store.pull([Want("s", None, 0)], PAGE) == [Pulled(head, True, [])]
+    assert await store.sessions("", 10) == ["s"]
+    [pushed] = await store.push([following("s", "r1", 6, 2)])
+    assert (pushed.status, pushed.acked, pushed.admitted, pushed.head) == (PushStatus.OK, 7, 2, 7)
+    [page] = await store.pull([Want("s", GENERATION, 5)], PAGE)
+    assert [(entry.seq, entry.data) for entry in page.entries] == list(enumerate(changes("r1", 6, 2), 6))
+
+
+async def push_goes_on_after_a_checkpoint(bench: Bench) -> None:
+    """Counters, digest and generation are as before: what is folded is known, what overlaps or leaves a gap refused."""
+    store, _ = await _filled(bench, 4)
+    await store.push([run("s", "r2", 1, 4)])
+    head = await end_of(store, "s")
+    assert await store.put_checkpoint("s", head, upto(6), {"r1": 99, "r9": 9})
+    answers = await store.push(
+        [
+            run("s", "r1", 1, 4),
+            following("s", "r2", 1, 2),
+            following("s", "r1", 3, 4),
+            run("s", "r1", 6, 1),
+            run("s", "r9", 10, 1),
+            following("s", "r1", 5, 1, generation="generation-2"),
+        ]
+    )
+    expected = [("OK", 4), ("OK", 4), ("OVERLAP", 4), ("GAP", 4), ("GAP", 0), ("GENERATION", 4)]
+    assert [(each.status.name, each.acked) for each in answers] == expected
+    assert {(each.admitted, each.generation, each.head, each.digest) for each in answers} == {(0, *head)}
+    added = changes("r1", 5, 2) + changes("r3", 1, 2)
+    one, other = await store.push([following("s", "r1", 5, 2), run("s", "r3", 1, 2)])
+    assert (one.status, one.acked, one.head) == (PushStatus.OK, 6, 10)
+    assert (other.status, other.acked, other.head) == (PushStatus.OK, 2, 12)
+    assert other.digest == extend_digest(head.digest, added)
+    [page] = await store.pull([Want("s", GENERATION, 6)], PAGE)
+    assert bodies(page.entries) == changes("r2", 3, 2) + added
+    assert page.head == Head(GENERATION, 12, other.digest)
+
+
+async def floor_only_rises(bench: Bench) -> None:
+    """A later checkpoint takes the place of an earlier one; one that stands for no more than that is refused."""
+    store, head = await _filled(bench, 10)
+    assert await store.put_checkpoint("s", head, upto(3), {})
+    assert await store.put_checkpoint("s", head, upto(7, data=b"more"), {})
+    for seq in (7, 6, 3, 0):
+        assert await store.put_checkpoint("s", head, upto(seq, data=b"less"), {}) is False
+    assert await store.checkpoint("s") == upto(7, data=b"more")
+    [page] = await store.pull([Want("s", GENERATION, 7)], PAGE)
+    assert bodies(page.entries) == changes("r1", 8, 3)
+
+
+async def other_end_is_refused(bench: Bench) -> None:
+    """A log that doesn't end where the author saw it end keeps all it has."""
+    store, head = await _filled(bench, 5)
+    wrong = (
+        None,
+        head._replace(generation="generation-2"),
+        head._replace(seq=4),
+        head._replace(seq=6),
+        head._replace(digest=head.digest + 1),
+        head._replace(digest=head.digest ^ 1 << 32),
+        Head("", 0, EMPTY_DIGEST),
+    )
+    for expected in wrong:
+        assert await store.put_checkpoint("s", expected, upto(3), {}) is False
+        assert await store.put_checkpoint("s", expected, upto(3)._replace(generation="new"), {"r1": 1}) is False
+    await _is_untouched(store, head)
+    await store.push([following("s", "r1", 6, 1)])
+    assert await store.put_checkpoint("s", head, upto(3), {}) is False, "the log went on meanwhile"
+    assert len(await whole_log(store, "s")) == 6
+
+
+async def checkpoint_beyond_the_end_is_refused(bench: Bench) -> None:
+    """Nobody can stand for what isn't there, nor for nothing."""
+    store, head = await _filled(bench, 5)
+    for seq in (6, 1_000, 0):
+        assert await store.put_checkpoint("s", head, upto(3)._replace(seq=seq), {}) is False
+    await _is_untouched(store, head)
+
+
+async def _is_untouched(store: CentralStore, head: Head) -> None:
+    assert await store.checkpoint("s") is None
+    assert await store.heads(["s"]) == [head]
+    assert bodies(await whole_log(store, "s")) == changes("r1", 1, head.seq)
+
+
+async def one_of_eight_compactions_wins(bench: Bench) -> None:
+    """Eight that fold the same log at once: each is whole or refused, and what stands is the greatest that was put."""
+    stores = [await bench.open() for _ in range(8)]
+    await stores[0].push([run("s", "r1", 1, 40)])
+    head = await end_of(stores[0], "s")
+    same = [upto(20, data=b"from %d" % i) for i in range(8)]
+    won = await asyncio.gather(*(a.put_checkpoint("s", head, b, {}) for a, b in zip(stores, same, strict=True)))
+    assert sorted(won) == [False] * 7 + [True]
+    assert await stores[0].checkpoint("s") == same[won.index(True)]
+    rising = [upto(22 + i, data=b"%d" % i) for i in range(8)]
+    won = await asyncio.gather(*(a.put_checkpoint("s", head, b, {}) for a, b in zip(stores, rising, strict=True)))
+    stands = max(seq for seq, done in zip(range(22, 30), won, strict=True) if done)
+    assert await stores[1].checkpoint("s") == upto(stands, data=b"%d" % (stands - 22))
+    [page] = await stores[2].pull([Want("s", GENERATION, stands)], PAGE)
+    assert bodies(page.entries) == changes("r1", stands + 1, 40 - stands)
+
+
+async def compaction_races_pushes(bench: Bench) -> None:
+    """Replicas push while another folds what it has read: no change is lost, and none is there twice."""
+    writers, folder = [await bench.open() for _ in range(2)], await bench.open()
+    await folder.push([run("s", "r0", 1, 1)])
+    pushing = asyncio.gather(*(_push_on(store, f"r{number}") for number, store in enumerate(writers, 1)))
+    log: list[bytes] = []
+    while not pushing.done() or len(log) < (await end_of(folder, "s")).seq:
+        [page] = await folder.pull([Want("s", GENERATION, len(log))], PAGE)
+        assert not page.resync
+        assert page.head is not None
+        log += bodies(page.entries)
+        assert page.head == Head(GENERATION, len(log), digest_of(log))
+        if page.entries:
+            folded = Checkpoint(GENERATION, len(log), page.head.digest, b"folded")
+            await folder.put_checkpoint("s", page.head, folded, {})
+        await asyncio.sleep(0)  # a store that never waits would keep the writers out
+    await pushing
+    assert await folder.checkpoint("s") is not None
+    assert sorted(log) == sorted(changes("r0", 1, 1) + changes("r1", 1, 60) + changes("r2", 1, 60))
+    assert log.index(changes("r1", 1, 1)[0]) < log.index(changes("r1", 60, 1)[0])
+
+
+async def _push_on(store: CentralStore, origin: str) -> None:
+    for first in range(1, 60, 3):
+        [pushed] = await store.push([run("s", origin, first, 3)])
+        assert (pushed.status, pushed.acked, pushed.admitted) == (PushStatus.OK, first + 2, 3)
+
+
+async def large_log_is_compacted(bench: Bench) -> None:
+    """Dropping 20,000 changes is one step."""
+    store, head = await _filled(bench, 1)
+    many = replace(run("s", "r1", 2, 1), changes=changes("r1", 2, 20_000))
+    await store.push([many])
+    head = await end_of(store, "s")
+    assert await store.put_checkpoint("s", head, upto(20_000), {})
+    [page] = await store.pull([Want("s", GENERATION, 20_000)], PAGE)
+    assert bodies(page.entries) == changes("r1", 20_001, 1)
+    assert page.head == head
+
+
+CASES: tuple[Case, ...] = (
+    no_checkpoint_at_first,
+    checkpoint_comes_back,
+    empty_checkpoint_comes_back,
+    pull_goes_on_from_the_floor,
+    whole_log_can_be_compacted,
+    push_goes_on_after_a_checkpoint,
+    floor_only_rises,
+    other_end_is_refused,
+    checkpoint_beyond_the_end_is_refused,
+    one_of_eight_compactions_wins,
+    compaction_races_pushes,
+    large_log_is_compacted,
+)

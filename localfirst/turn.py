@@ -1,0 +1,92 @@
+"""A turn as a session sees it: the calls inside of `with session.turn()`, in the task or thread that entered it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from localfirst.change import END
+from localfirst.errors import ConfigurationError
+from localfirst.local import Local
+from localfirst.plans import always
+from localfirst.records import SessionKey
+from localfirst.rows import patiently
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+_Place = tuple[int, SessionKey]
+_active: Final[ContextVar[Mapping[_Place, Turn]]] = ContextVar("localfirst_turns", default=MappingProxyType({}))
+
+
+class Turn:
+    """What is written inside reaches other replicas together. A turn in a turn is part of it."""
+
+    def __init__(self, local: Local, key: SessionKey, session_id: str) -> None:
+        self._local = local
+        self._key = key
+        self._session_id = session_id
+        self._outer = False
+        self._number = 0
+
+    def number(self) -> int:
+        """What its changes are marked with; from the first call on, the turn is known on disk."""
+        if not self._number:
+            number = self._local.new_turn()
+            patiently(partial(self._local.turns.open, self._key, number, self._local.owner.name()))
+            self._number = number
+        return self._number
+
+    def __enter__(self) -> Self:
+        self._local.check_open()
+        active, place = _active.get(), _place(self._local, self._key)
+        self._outer = place in active
+        if not self._outer:
+            _active.set({**active, place: self})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._leave():
+            self._local.write(self._key, self._session_id, always((END, b"{}")), turn=self._number)
+            patiently(partial(self._local.turns.close, self._key, self._number))
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._leave():
+            await self._local.write_soon(self._key, self._session_id, always((END, b"{}")), turn=self._number)
+            await self._local.run_soon(partial(self._local.turns.close, self._key, self._number))
+
+    def _leave(self) -> bool:
+        """Whether something was written that has to be ended."""
+        if self._outer:
+            return False
+        place = _place(self._local, self._key)
+        _active.set({other: turn for other, turn in _active.get().items() if other != place})
+        return bool(self._number)
+
+
+def turn_of(local: Local, key: SessionKey) -> int:
+    """The number of the turn that a write in this context belongs to; 0: of none."""
+    turn = _active.get().get(_place(local, key))
+    return turn.number() if turn is not None else 0
+
+
+def check_no_turn(local: Local, call: str) -> None:
+    """Raise `ConfigurationError` inside of a turn, for calls that would wait for its end."""
+    if any(place == id(local) for place, _ in _active.get()):
+        raise ConfigurationError(f"{call}() inside of turn() would wait for its end: call it after the turn")
+
+
+def _place(local: Local, key: SessionKey) -> _Place:
+    return id(local), key

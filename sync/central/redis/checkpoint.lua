@@ -1,0 +1,19 @@
+-- Reads the checkpoint of a session. It writes nothing.
+--
+-- KEYS[1…3]  head, log and checkpoint: see session.lua
+--
+-- Reply: nil if there is none, else {generation, seq, digest0, digest1, data}.
+
+local head, problem = read_head()
+if problem then
+    return redis.error_reply(problem)
+end
+if not head or head.floor == 0 then
+    return false
+end
+local digest = redis.call('HMGET', KEYS[1], 'floor_digest0', 'floor_digest1')
+local digest0, digest1 = number(digest[1]), number(digest[2])
+if not digest0 or not digest1 then
+    return redis.error_reply('MALFORMED digest of the floor in the session\'s head')
+end
+return {head.generation, head.floor, digest0, digest1, redis.call('GET', KEYS[3])}

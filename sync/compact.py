@@ -1,0 +1,120 @@
+"""Folding a log, so that what changes made needless need not be kept: here, and in the central store.
+
+Every replica folds its own copy when it pays. The author of the last change that is folded, who is there and has all of
+it, puts the same checkpoint into the central store by compare-and-set; one author, so that not all of them send it.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from localfirst.change import Admitted, decode_change
+from localfirst.checkpoint import State, decode_state, encode_state
+from localfirst.errors import RemoteRejected, StoreCorrupt
+from localfirst.fold import VOID
+from localfirst.log import PART_BYTES
+from localfirst.records import Head, Kept, SessionKey
+from sync.central.base import Checkpoint
+from sync.central.base import Head as RemoteHead
+from sync.retry import patiently
+from sync.site import Site, digest_after
+
+_logger: Final = logging.getLogger("localfirst.sync")
+
+
+async def load_state(site: Site, key: SessionKey, volume: bytes) -> State:
+    """What the checkpoint of a volume holds; an empty state if it has none."""
+    data = await patiently(partial(site.log.checkpoint, key, volume))
+    return State() if data is None else decode_state(data)
+
+
+def admit(state: State, entries: list[Kept]) -> None:
+    """Fold entries into a state."""
+    state.admit(
+        Admitted(entry.seq, entry.admitted_at, decode_change(entry.data) if entry.data else VOID) for entry in entries
+    )
+
+
+async def stage_checkpoint(site: Site, key: SessionKey, volume: bytes, data: bytes) -> None:
+    """Put a checkpoint into a volume that is being made, part by part."""
+    for part, start in enumerate(range(0, len(data), PART_BYTES)):
+        await patiently(partial(site.log.add_checkpoint, key, volume, part, data[start : start + PART_BYTES]))
+
+
+class Folded:
+    """What folding a log up to some seq gives."""
+
+    def __init__(self, state: State, digest: int) -> None:
+        self.state = state
+        self.digest = digest
+        """Up to there."""
+        self.bytes = 0
+        """What the entries that were folded take."""
+        self.author = ""
+        """Of the last of them."""
+        self.bottom = 0
+        """The highest slot among them."""
+
+
+async def compact(site: Site, key: SessionKey, head: Head) -> bool:
+    """Fold a session's log as far as its end is not needed by replicas that are just behind. False: not worth it.
+
+    Nothing that is seen changes. The session must be settled at `head`, and be where the central log is.
+    """
+    ends = await patiently(partial(site.log.page_ends, key, head))
+    upto = next((end for end in ends if end >= head.seq - site.limits.keep), head.seq)
+    folded = await _fold(site, key, head, upto)
+    data = encode_state(folded.state)
+    if len(data) + site.limits.compact_bytes > folded.bytes:
+        return False
+    if folded.author == head.origin:
+        await _share(site, head, upto, folded.digest, data)
+    return await _take(site, key, head, upto, folded, data)
+
+
+async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
+    folded = Folded(await load_state(site, key, head.volume), head.floor_digest)
+    folded.bottom = head.bottom
+    digest = head.floor_digest
+    async for page in site.pages(key, head.volume):
+        entries = await patiently(partial(site.log.entries, key, page))
+        digest = digest_after(digest, entries)
+        if entries[-1].seq > upto:
+            continue
+        admit(folded.state, entries)
+        folded.digest = digest
+        folded.bytes += sum(len(entry.data) for entry in entries)
+        folded.author = decode_change(entries[-1].data).origin if entries[-1].data else ""
+        folded.bottom = max([folded.bottom] + [own.slot + own.count - 1 for own in page.own])
+    if digest != head.digest:
+        raise StoreCorrupt("what is on this disk of the central log is not what was written")
+    return folded
+
+
+async def _share(site: Site, head: Head, upto: int, digest: int, data: bytes) -> None:
+    """If others were admitted meanwhile, it is refused; the next time will do."""
+    expected = RemoteHead(head.generation or "", head.seq, head.digest)
+    checkpoint = Checkpoint(expected.generation, upto, digest, data)
+    try:
+        await site.central.put_checkpoint(head.session_id, expected, checkpoint, {})
+    except RemoteRejected as error:
+        _logger.warning("session %r: the central store takes no checkpoint: %s", head.session_id, error)
+
+
+async def _take(site: Site, key: SessionKey, head: Head, upto: int, folded: Folded, data: bytes) -> bool:
+    volume = await patiently(partial(site.log.begin, key))
+    await stage_checkpoint(site, key, volume, data)
+    async for page in site.pages(key, head.volume):
+        if page.first > upto:
+            await patiently(partial(site.log.add_page, key, volume, page))
+    after = msgspec.structs.replace(
+        head, volume=volume, floor=upto, floor_digest=folded.digest, bottom=folded.bottom, spent=0
+    )
+    if await patiently(partial(site.log.settle, key, head, after)) is None:
+        await patiently(partial(site.log.forget, key, volume))
+        return False
+    return True

@@ -1,0 +1,317 @@
+"""When the central log is not the one that was followed: take it as it is, and add whatever of any origin it lacks.
+
+It was lost, restored from a backup, rewritten, folded beyond where this replica was, or belongs to another store. What
+it lacks is sent before anything changes here, so a crash loses nothing, and the next round begins again. The log is
+copied into a volume aside, page by page, and taken at once at the end: neither memory nor local calls feel its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from localfirst import jsonvalue
+from localfirst.change import APPEND, EMPTY_DIGEST, Change, decode_change, extend_digest, new_id
+from localfirst.checkpoint import State, decode_state, encode_state, hash_of, merge_states
+from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
+from localfirst.history import ItemId
+from localfirst.records import Head, Rename, SessionKey
+from localfirst.turns import OpenTurns
+from sync.central.base import Checkpoint, Pulled, PushStatus, Run, Want
+from sync.central.base import Head as RemoteHead
+from sync.compact import admit, load_state, stage_checkpoint
+from sync.retry import patiently
+from sync.site import Site
+from sync.stretch import Stretch, read_stretch
+
+
+class Changed(Exception):
+    """The central log changed while it was copied: begin again."""
+
+
+class Unreadable(Exception):
+    """An entry of the central log can't be read."""
+
+    def __init__(self, error: MalformedChange, seq: int, mark: str) -> None:
+        super().__init__(str(error))
+        self.error, self.seq, self.mark = error, seq, mark
+
+
+class Resynced(NamedTuple):
+    """What the session is to become."""
+
+    head: Head
+    rename: Rename | None
+
+
+async def resync(site: Site, key: SessionKey, head: Head) -> Resynced:
+    """Make a session agree with the central log, and the other way round. The result is ready to be settled."""
+    for _ in range(site.limits.tries):
+        copy = _Copy(site, key, head, await patiently(partial(site.log.begin, key)))
+        try:
+            if await copy.complete():
+                return await copy.result()
+        except Changed:
+            pass
+        except BaseException:
+            await patiently(partial(site.log.forget, key, copy.volume))
+            raise
+        await patiently(partial(site.log.forget, key, copy.volume))
+    raise RemoteUnavailable(
+        f"session {head.session_id!r}: the central log changes faster than it can be filled again; it is tried anew"
+    )
+
+
+class _Copy:
+    """The central log of a session, on its way into a volume."""
+
+    def __init__(self, site: Site, key: SessionKey, head: Head, volume: bytes) -> None:
+        self.volume = volume
+        self._site = site
+        self._key = key
+        self._head = head
+        self._remote: RemoteHead | None = None
+        self._seq = 0
+        self._digest = self._floor_digest = EMPTY_DIGEST
+        self._floor = 0
+        self._checkpoint: State | None = None
+        self._seen: dict[str, int] = {}
+        self._spent = 0
+        self._twin: int | None = None
+
+    async def complete(self) -> bool:
+        """Copy all, and send what it lacks, until it lacks nothing. False: begin again."""
+        sent_at = -1
+        for _ in range(self._site.limits.tries):
+            await self._advance()
+            if self._seq == sent_at:
+                raise RemoteRejected("the central store takes what its log lacks, and does not show it")
+            if await self._lacks_folded():
+                await self._replace()
+                return False
+            if not await self._send_lacking():
+                return True
+            sent_at = self._seq
+        return False
+
+    # Copying.
+
+    async def _advance(self) -> None:
+        """Copy what is not here yet."""
+        while True:
+            generation = self._remote.generation if self._remote else None
+            want = Want(self._head.session_id, generation, self._seq)
+            (pulled,) = await self._site.central.pull([want], self._site.limits.pull_bytes)
+            if pulled.head is None or pulled.resync:
+                if generation is not None:
+                    raise Changed
+                if pulled.head is None:
+                    return
+                await self._begin_folded(pulled.head)
+                continue
+            self._remote = pulled.head
+            await self._take(pulled)
+            if self._seq == pulled.head.seq:
+                self._check(pulled.head)
+                return
+            if not pulled.entries:
+                raise RemoteRejected(f"the central log ends before its head {pulled.head.seq}")
+
+    async def _begin_folded(self, remote: RemoteHead) -> None:
+        checkpoint = await self._site.central.checkpoint(self._head.session_id)
+        if checkpoint is None or checkpoint.generation != remote.generation:
+            raise Changed
+        state = decode_state(checkpoint.data)
+        self._checkpoint, self._remote = state, remote
+        self._seq = self._floor = checkpoint.seq
+        self._digest = self._floor_digest = checkpoint.digest
+        if state.fold.seq != checkpoint.seq:
+            raise MalformedChange(f"the checkpoint at {checkpoint.seq} is one of {state.fold.seq}")
+        self._seen = dict(state.fold.counters)
+        self._twin = await patiently(partial(self._twin_below, state))
+        await stage_checkpoint(self._site, self._key, self.volume, checkpoint.data)
+
+    async def _take(self, pulled: Pulled) -> None:
+        head = self._head if self._twin is None else msgspec.structs.replace(self._head, origin="")
+        stretch = await read_stretch(self._site, self._key, head, self._seq, pulled.entries)
+        if stretch.poison is not None:
+            entry = pulled.entries[stretch.count]
+            raise Unreadable(stretch.poison, entry.seq, hash_of(entry.data))
+        await patiently(partial(self._site.log.add_page, self._key, self.volume, stretch.page))
+        self._note(stretch, pulled)
+
+    def _note(self, stretch: Stretch, pulled: Pulled) -> None:
+        self._seq += stretch.count
+        self._digest = extend_digest(self._digest, [entry.data for entry in pulled.entries])
+        for origin, counter in stretch.seen.items():
+            self._seen[origin] = max(counter, self._seen.get(origin, 0))
+        self._spent += stretch.spent
+        self._twin = stretch.twin if self._twin is None else self._twin
+
+    def _check(self, remote: RemoteHead) -> None:
+        if self._digest != remote.digest:  # Reading it again would end the same way, for ever.
+            raise RemoteRejected("the central log and its own digest disagree")
+
+    def _twin_below(self, state: State) -> int | None:
+        """The first slot above what is known to be admitted whose change is not surely the one that was folded."""
+        head, log = self._head, self._site.log
+        counter = state.fold.counter(head.origin)
+        slot, mark = head.slot(counter), state.marks.get(head.origin)
+        if counter < head.first or slot <= head.bottom or slot <= head.acked:
+            return None
+        newest = log.change(self._key, slot)
+        if mark is not None and newest is not None and hash_of(newest) == mark.hash:
+            return None
+        shown = {item.id: item.data for item in state.fold.items if item.origin == head.origin}
+        for place in range(max(head.acked, head.bottom) + 1, slot + 1):
+            data = log.change(self._key, place)
+            if data is None:
+                return place
+            change = decode_change(data)
+            older = newest is None and mark is not None and change.time <= mark.time
+            if not older and not _is_shown(change, shown):
+                return place
+        return None
+
+    # What the central log lacks.
+
+    async def _lacks_folded(self) -> bool:
+        """Whether something that is folded here, and not to be had change by change, is not in the central log."""
+        if not self._head.floor:
+            return False
+        state = await load_state(self._site, self._key, self._head.volume)
+        return any(counter > self._seen.get(origin, 0) for origin, counter in state.fold.counters.items())
+
+    async def _replace(self) -> None:
+        """Put all that is known on either side into the central store at once, as a checkpoint."""
+        ours = await self._folded_here()
+        theirs = self._checkpoint
+        if theirs is None or all(each <= ours.fold.counter(origin) for origin, each in theirs.fold.counters.items()):
+            await self._fold_on(ours)
+        else:
+            await self._fold_on(theirs)
+            ours = merge_states(ours, theirs)
+        data = encode_state(ours)
+        checkpoint = Checkpoint(new_id(), ours.fold.seq, extend_digest(EMPTY_DIGEST, [data]), data)
+        await self._site.central.put_checkpoint(self._head.session_id, self._remote, checkpoint, ours.fold.counters)
+
+    async def _folded_here(self) -> State:
+        state = await load_state(self._site, self._key, self._head.volume)
+        async for entries in self._site.kept(self._key, self._head.volume):
+            admit(state, entries)
+        return state
+
+    async def _fold_on(self, state: State) -> None:
+        """Fold the entries of the central log that a state lacks on top of it."""
+        async for entries in self._site.kept(self._key, self.volume):
+            for entry in entries:
+                if entry.data:
+                    admit(state, [entry._replace(seq=state.fold.seq + 1)])
+
+    async def _send_lacking(self) -> bool:
+        """Push what is known here and not there, in the order in which it was known."""
+        sent = False
+        generation = self._remote.generation if self._remote else new_id()
+        async for run in self._lacking(generation):
+            (outcome,) = await self._site.central.push([run])
+            if outcome.status is not PushStatus.OK:
+                raise Changed
+            sent = True
+        return sent
+
+    async def _lacking(self, generation: str) -> AsyncIterator[Run]:
+        stretch = _Unsent(self._site)
+        async for entries in self._site.kept(self._key, self._head.volume):
+            for entry in entries:
+                if not entry.data:
+                    continue
+                change = decode_change(entry.data)
+                if change.counter <= self._seen.get(change.origin, 0):
+                    continue
+                if stretch.must_go(change.origin, change.counter):
+                    yield stretch.run(self._head.session_id, generation)
+                stretch.add(change.origin, change.counter, entry.data)
+        if stretch.changes:
+            yield stretch.run(self._head.session_id, generation)
+
+    # The end.
+
+    async def result(self) -> Resynced:
+        """The head that makes the volume the session's."""
+        head, seen = self._head, self._seen.get(self._head.origin, 0)
+        bottom = max(head.bottom, head.slot(head.first) - 1)
+        if self._checkpoint is not None:
+            bottom = max(bottom, head.slot(self._checkpoint.fold.counter(head.origin)))
+        if self._twin is not None:
+            bottom = min(bottom, self._twin - 1)
+        after = msgspec.structs.replace(
+            head,
+            generation=self._remote.generation if self._remote else None,
+            seq=self._seq,
+            digest=self._digest,
+            acked=head.slot(max(seen, head.first - 1)),
+            epoch=head.epoch + 1,
+            volume=self.volume,
+            floor=self._floor,
+            floor_digest=self._floor_digest,
+            bottom=bottom,
+            spent=self._spent,
+        )
+        return Resynced(after, await rename_of(self._site, head, self._twin))
+
+
+def _is_shown(change: Change, shown: dict[ItemId, bytes]) -> bool:
+    """Whether an item of a change is among those that are shown."""
+    if change.kind != APPEND:
+        return False
+    items = jsonvalue.split(change.body)
+    return any(shown.get(ItemId(change.origin, change.counter, place)) == data for place, data in enumerate(items))
+
+
+async def rename_of(site: Site, head: Head, twin: int | None) -> Rename | None:
+    """How the changes from a slot on are to be named, because another directory has taken their counters."""
+    if twin is None:
+        return None
+    current = await patiently(site.identity.replica_id)
+    if current == head.origin:
+        current = await patiently(partial(site.identity.renew, current))
+    return Rename(twin, current, 1)
+
+
+class _Unsent:
+    """Consecutive changes of one origin that are to be pushed together."""
+
+    def __init__(self, site: Site) -> None:
+        self._limits = site.limits
+        self.changes: list[bytes] = []
+        self._origin = ""
+        self._first = 0
+        self._size = 0
+        self._turns = OpenTurns()
+        self._whole = True
+
+    def must_go(self, origin: str, counter: int) -> bool:
+        """Whether what there is must be pushed before this change is added."""
+        if not self.changes:
+            return False
+        if origin != self._origin or counter != self._first + len(self.changes):
+            return True
+        full = len(self.changes) >= self._limits.run_changes or self._size >= self._limits.run_bytes
+        return full and self._whole
+
+    def add(self, origin: str, counter: int, data: bytes) -> None:
+        """One more change."""
+        if not self.changes:
+            self._origin, self._first, self._turns = origin, counter, OpenTurns()
+        self.changes.append(data)
+        self._size += len(data)
+        self._whole = self._turns.follow(data)
+
+    def run(self, session_id: str, generation: str) -> Run:
+        """All of them, to be pushed; then there are none."""
+        run = Run(session_id, generation, True, self._origin, self._first, self.changes)
+        self.changes, self._size = [], 0
+        return run

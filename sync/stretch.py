@@ -1,0 +1,140 @@
+"""Entries from the central log, checked, and put as they are kept here: what comes from the network is hostile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from localfirst.change import APPEND, CLEAR, REMOVE, Change, decode_change, hash_changes
+from localfirst.checkpoint import hash_of
+from localfirst.errors import MalformedChange
+from localfirst.fold import check
+from localfirst.records import Foreign, Head, OwnRange, Page, SessionKey
+from localfirst.turns import OpenTurns
+from sync.central.base import LogEntry
+from sync.retry import patiently
+from sync.site import Site
+
+MOST_MS: Final = 1 << 45
+"""Unix milliseconds in the year 3084: no clock shows more."""
+_SPENT: Final = {APPEND: 0, REMOVE: 2, CLEAR: 256}
+"""What a change makes needless of the log, itself included, at most. Of a clear nobody knows."""
+
+
+@dataclass
+class Stretch:
+    """Consecutive entries of the central log."""
+
+    page: Page = field(default_factory=lambda: Page([], []))
+    count: int = 0
+    whole: int = 0
+    """How many of them, the first ones, part no turn."""
+    acked: int = 0
+    """The slot of the last change of ours among them."""
+    twin: int | None = None
+    """The first slot of which the central log has another change, or which was never used here: another directory has
+    our origin, or this one is a copy of an earlier state."""
+    seen: dict[str, int] = field(default_factory=dict)
+    """The highest counter of each origin among them."""
+    spent: int = 0
+    """How many entries they made needless, roughly."""
+    poison: MalformedChange | None = None
+    """Why the entry after them can't be read."""
+
+
+async def read_stretch(site: Site, key: SessionKey, head: Head, after: int, entries: Sequence[LogEntry]) -> Stretch:
+    """The entries after a seq, up to the first that can't be read."""
+    reader = _Reader(head, await patiently(partial(site.quarantine.skipped, key)))
+    decoded: list[tuple[LogEntry, Change | None]] = []
+    for place, entry in enumerate(entries, start=after + 1):
+        try:
+            decoded.append((entry, reader.decode(place, entry)))
+        except MalformedChange as error:
+            reader.stretch.poison = error
+            break
+    rows = await patiently(partial(_own_rows, site, key, head, [change for _, change in decoded if change is not None]))
+    for entry, change in decoded:
+        reader.take(entry, change, rows)
+    return reader.stretch
+
+
+def _own_rows(site: Site, key: SessionKey, head: Head, changes: Sequence[Change]) -> dict[int, bytes]:
+    """The changes made here that changes in the central log should be, by slot."""
+    slots = [head.slot(change.counter) for change in changes if _is_own(head, change)]
+    if not slots:
+        return {}
+    first = min(slots)
+    return dict(enumerate(site.log.run(key, first - 1, max(slots) - first + 1), start=first))
+
+
+def _is_own(head: Head, change: Change) -> bool:
+    """Whether it should be in a slot here. What is folded here is not."""
+    return change.origin == head.origin and change.counter >= head.first and head.slot(change.counter) > head.bottom
+
+
+class _Reader:
+    def __init__(self, head: Head, skipped: frozenset[str]) -> None:
+        self.stretch = Stretch()
+        self._head = head
+        self._skipped = skipped
+        self._turns = OpenTurns()
+        self._author = ""
+
+    def decode(self, place: int, entry: LogEntry) -> Change | None:
+        """The change in an entry; None if it was given up."""
+        if entry.seq != place:
+            raise MalformedChange(f"the central log has seq {entry.seq} where {place} belongs")
+        if not 0 <= entry.admitted_at < MOST_MS:
+            raise MalformedChange(f"the central log admitted seq {place} at an impossible time")
+        if self._skipped and hash_of(entry.data) in self._skipped:
+            return None
+        change = decode_change(entry.data)
+        if change.origin != self._head.origin:
+            check(change)
+        return change
+
+    def take(self, entry: LogEntry, change: Change | None, rows: dict[int, bytes]) -> None:
+        stretch = self.stretch
+        stretch.count += 1
+        if change is None:
+            stretch.page.foreign.append(Foreign(entry.seq, entry.admitted_at, b"", hash_changes([entry.data])))
+        else:
+            stretch.seen[change.origin] = max(change.counter, stretch.seen.get(change.origin, 0))
+            stretch.spent += spent_by(change)
+            self._place(entry, change, rows)
+            if change.origin != self._author:
+                self._author, self._turns = change.origin, OpenTurns()
+            if not self._turns.follow(entry.data):
+                return
+        stretch.whole = stretch.count
+
+    def _place(self, entry: LogEntry, change: Change, rows: dict[int, bytes]) -> None:
+        stretch, head = self.stretch, self._head
+        slot = head.slot(change.counter)
+        own = _is_own(head, change) and (stretch.twin is None or slot < stretch.twin)
+        if own and rows.get(slot) == entry.data:
+            stretch.acked = slot
+            _add_own(stretch.page.own, OwnRange(entry.seq, entry.admitted_at, slot, 1))
+            return
+        if own:
+            stretch.twin = slot
+        stretch.page.foreign.append(Foreign(entry.seq, entry.admitted_at, entry.data))
+
+
+def spent_by(change: Change) -> int:
+    """How many entries of the log a change made needless, itself included, roughly."""
+    return _SPENT.get(change.kind, 1)
+
+
+def _add_own(ranges: list[OwnRange], own: OwnRange) -> None:
+    if ranges:
+        last = ranges[-1]
+        follows = last.seq + last.count == own.seq and last.slot + last.count == own.slot
+        if follows and last.admitted_at == own.admitted_at:
+            ranges[-1] = msgspec.structs.replace(last, count=last.count + 1)
+            return
+    ranges.append(own)
