@@ -45,7 +45,7 @@ class Quarantine:
     def heal(self, key: SessionKey) -> None:
         """The whole log of a session was read anew, and taken: nothing is wrong with it any more."""
         for aside in self._of(key):
-            if aside.direction == "pull" or aside.lost:
+            if aside.direction == "pull" or aside.lost or not aside.count:
                 self.release(key, aside.direction)
 
     def retry(self, key: SessionKey) -> bool:

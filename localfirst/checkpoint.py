@@ -20,27 +20,38 @@ from localfirst.history import PENDING, Item, ItemId
 from localfirst.metadata import Conflict, Register, Stamp
 
 FORMAT: Final = 1
+MARKED: Final = 32
+"""Changes of each origin whose hashes are kept."""
+HASH_DIGITS: Final = 16
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Stamp = tuple[int, str, _Number]
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """The last change of one origin: by it, the origin knows whether what was folded is its own."""
+    """The last changes of one origin: by them, the origin knows whether what was folded is its own."""
 
     counter: _Number
-    time: _Number
-    hash: str
+    """Of the last one."""
+    hashes: str
+    """Of up to `MARKED` changes, the last one last."""
+
+    def hash_at(self, counter: int) -> str | None:
+        """The hash of the change with a counter; None if it was too long ago, or is not in it."""
+        start = len(self.hashes) - HASH_DIGITS * (self.counter - counter + 1)
+        return self.hashes[start : start + HASH_DIGITS] if 0 <= start < len(self.hashes) else None
 
     @staticmethod
-    def of(change: Change, data: bytes | None = None) -> Mark:
-        """Of a change; its wire bytes, if they are at hand."""
-        return Mark(change.counter, change.time, hash_of(encode_change(change) if data is None else data))
+    def after(before: Mark | None, change: Change) -> Mark:
+        """The mark when one more change was folded."""
+        follows = before is not None and change.counter == before.counter + 1
+        hashes = before.hashes if before is not None and follows else ""
+        return Mark(change.counter, (hashes + hash_of(encode_change(change)))[-MARKED * HASH_DIGITS :])
 
 
 def hash_of(data: bytes) -> str:
     """Tells one change (wire bytes) from another."""
-    return blake2b(data, digest_size=8).hexdigest()
+    return blake2b(data, digest_size=HASH_DIGITS // 2).hexdigest()
 
 
 class _Register(msgspec.Struct, array_like=True):
@@ -75,7 +86,7 @@ class _State(msgspec.Struct):
 
 
 class State:
-    """A fold of admitted changes, and the last change of each origin in it.
+    """A fold of admitted changes, and the last changes of each origin in it.
 
     >>> from localfirst.change import APPEND, Admitted
     >>> state = State()
@@ -95,7 +106,7 @@ class State:
         for entry in admitted:
             known = self.marks.get(entry.change.origin)
             if entry.change.origin and (known is None or entry.change.counter > known.counter):
-                self.marks[entry.change.origin] = Mark.of(entry.change)
+                self.marks[entry.change.origin] = Mark.after(known, entry.change)
 
 
 def encode_state(state: State) -> bytes:

@@ -18,7 +18,7 @@ def give_up(log: Log, identity: Identity, quarantine: Quarantine, key: SessionKe
     the central store has lost is dropped here too.
     """
     asides = [
-        aside for direction in ("push", "pull") if (aside := quarantine.get(key, direction)) and not aside.consent
+        aside for direction in ("pull", "push") if (aside := quarantine.get(key, direction)) and not aside.consent
     ]
     for aside in asides:
         if aside.lost:
@@ -33,11 +33,10 @@ def give_up(log: Log, identity: Identity, quarantine: Quarantine, key: SessionKe
 
 
 def _drop_pending(log: Log, key: SessionKey, aside: Aside) -> None:
-    """Those that are refused; where no single ones are known to be, all."""
-    while (head := log.head(key)) is not None:
-        start = max(aside.place or head.acked + 1, head.acked + 1)
-        end = aside.place + aside.count if aside.place else log.last_slot(key) + 1
-        rename = Rename(start, head.origin, head.counter(start), frozenset(range(start, end)))
+    """Those changes that are refused."""
+    while aside.count and (head := log.head(key)) is not None:
+        start = max(aside.place, head.acked + 1)
+        rename = Rename(start, head.origin, head.counter(start), frozenset(range(start, aside.place + aside.count)))
         if log.settle(key, head, head, rename=rename) is not None:
             return
 

@@ -62,19 +62,26 @@ class Identity:
 
     def follow(self, namespace: str, store_id: str) -> None:
         """From now on, a namespace follows this central store."""
-        self._rows.put(_row(_FOLLOWED, namespace), store_id.encode())
+        offered = _row(_OFFERED, namespace)
+        with self._rows.transaction():
+            self._rows.put(_row(_FOLLOWED, namespace), store_id.encode())
+            self._rows.delete_range(offered, offered + b"\0")
 
     def offer(self, namespace: str, store_id: str) -> None:
         """Another central store was found; to follow it is for somebody to say."""
         self._rows.put(_row(_OFFERED, namespace), store_id.encode())
 
     def accept(self, namespace: str) -> bool:
-        """Follow the central store that was found last. False: none was."""
+        """Follow the central store that was found last. False: there is no other."""
         offered = self._text(_OFFERED, namespace)
         if offered is None:
             return False
         self.follow(namespace, offered)
         return True
+
+    def is_offered(self, namespace: str) -> bool:
+        """Whether somebody is to say whether another central store is to be followed."""
+        return self._text(_OFFERED, namespace) is not None
 
     def _text(self, kind: bytes, namespace: str) -> str | None:
         found = self._rows.get(_row(kind, namespace))

@@ -131,7 +131,8 @@ class Aside(msgspec.Struct, frozen=True):
     place: int = 0
     """push: the slot of the change that is refused; pull: the seq of the one that can't be read. 0: no single one."""
     count: int = 1
-    """push: how many changes are refused from there on; more than one if they are a turn."""
+    """push: how many changes are refused from there on; more than one if they are a turn. 0: none is, but the central
+    log has to be read first, and can't be."""
     mark: str = ""
     """Of the change that can't be read, see `localfirst.checkpoint.hash_of`."""
     lost: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -24,6 +25,9 @@ _LONGEST_PACE: Final = 0.02
 """Seconds: a worker that is woken more often takes the interpreter from the agent for nothing."""
 
 Request = Callable[[Worker], Awaitable[None]]
+
+_inherited: Final[list[object]] = []
+"""What a parent process was at when it forked: nothing of it may ever be ended here, so it is kept."""
 
 
 class Host(ABC):
@@ -94,8 +98,10 @@ class Host(ABC):
         """As `close`, where nobody may wait."""
         self.close()
 
-    def forked(self) -> None:  # noqa: B027
+    def forked(self) -> None:
         """This is a child process now: what ran in the parent's threads does not run here."""
+        self._submitting = threading.Lock()
+        self._requests = weakref.WeakSet()
 
 
 class ThreadHost(Host):
@@ -142,7 +148,7 @@ class ThreadHost(Host):
 
     @property
     def status(self) -> SyncStatus:
-        return self._worker.status
+        return self._worker.status.stopped() if self._forked else self._worker.status
 
     @property
     def leads(self) -> bool:
@@ -176,8 +182,10 @@ class ThreadHost(Host):
         self.cancel_requests()  # What the loop had not begun when it ended.
 
     def forked(self) -> None:
+        super().forked()
         self._forked = True
-        self._submitting = threading.Lock()
+        _inherited.append((self._loop, self._worker))
+        _disown(self._loop)
 
     def _revive(self) -> None:
         """In a child process, a new thread starts when it is first needed: most children never sync."""
@@ -209,7 +217,7 @@ class TaskHost(Host):
 
     @property
     def status(self) -> SyncStatus:
-        return self._worker.status
+        return self._worker.status if self.runs else self._worker.status.stopped()
 
     @property
     def leads(self) -> bool:
@@ -256,6 +264,7 @@ class RequestHost(Host):
         self._last = SyncStatus("stopped")
         self._serving: Worker | None = None
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
     def _begin(self, request: Request) -> Future[None]:
         future: Future[None] = Future()
@@ -280,6 +289,7 @@ class RequestHost(Host):
                 future.set_result(None)
 
     async def _serve(self, request: Request, future: Future[None]) -> None:
+        self._loops.add(asyncio.get_running_loop())
         worker = self._serving = self._make()
         task = asyncio.ensure_future(_awaited(request(worker)))
         future.add_done_callback(_canceller(asyncio.get_running_loop(), task))
@@ -295,6 +305,14 @@ class RequestHost(Host):
         """Of the request that is served now, once it has tried; else of the last that has."""
         serving = self._serving
         return self._last if serving is None or serving.status.state == "connecting" else serving.status
+
+    def forked(self) -> None:
+        super().forked()
+        for loop in self._loops:
+            _inherited.append((loop, self._serving))
+            _disown(loop)
+        self._serving = None
+        self._threads = weakref.WeakSet()
 
 
 def _canceller(loop: asyncio.AbstractEventLoop, task: asyncio.Future[None]) -> Callable[[Future[None]], None]:
@@ -313,3 +331,27 @@ async def _awaited(request: Awaitable[None]) -> None:
 async def _end(worker: Worker, life: asyncio.Task[Any]) -> None:
     await end(life)
     await worker.close()
+
+
+def _disown(loop: Any) -> None:
+    """In a child process: let go of the parent's connections.
+
+    They are its own to read, to write, and to end: a server sees the end of a connection only when nobody has it open
+    any more. The numbers of the files stay taken, for the objects that the parent had would close them once more; and
+    its selector, which the child shares, hears of none of this.
+    """
+    selector = getattr(loop, "_selector", None)
+    if selector is None:
+        return  # It is closed, or of another kind that has ways of its own.
+    transports = [transport.get_extra_info("socket") for transport in list(loop._transports.values())]  # noqa: SLF001
+    opened = {*(selector.get_map() or ()), *(each.fileno() for each in (*transports, loop._csock) if each)}  # noqa: SLF001
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in [number for number in opened if _is_socket(number)] + [selector.fileno()]:
+        os.dup2(null, number, inheritable=False)
+    os.close(null)
+
+
+def _is_socket(number: int) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISSOCK(os.fstat(number).st_mode)
+    return False

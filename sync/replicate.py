@@ -46,7 +46,7 @@ class Refusal(NamedTuple):
     place: int = 0
     """push: the slot of the change that is refused; pull: the seq of the one that can't be read."""
     changes: int = 1
-    """push: how many are refused from there on; more than one if they are a turn."""
+    """push: how many are refused from there on; more than one if they are a turn. 0: none, the log can't be read."""
     mark: str = ""
     """pull: of that one, see `localfirst.checkpoint.hash_of`."""
     lost: bool = False
@@ -179,7 +179,7 @@ class Replicator:
             after, room = head.acked + len(changes), limits.run_bytes - sum(map(len, changes))
             found = await patiently(partial(self._site.log.run, key, after, limits.run_changes, max(room, 1)))
             changes += found
-            more = len(found) == limits.run_changes or sum(map(len, found)) >= room
+            more = bool(found) and (len(found) == limits.run_changes or sum(map(len, found)) >= room)
             if (safe := whole(changes)) or not more:
                 return changes[:safe], more
             await asyncio.sleep(0)  # A turn that is larger than a run goes whole.
@@ -412,7 +412,7 @@ class Replicator:
             return None
         result.refused[key, "pull"] = refusal
         if direction == "push":  # To push, the central log would have to be read first.
-            result.refused[key, "push"] = refusal
+            result.refused[key, "push"] = refusal._replace(place=0, changes=0, mark="")
         return None
 
     def _batched(self, keys: Iterable[SessionKey]) -> Iterator[list[SessionKey]]:

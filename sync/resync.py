@@ -15,7 +15,7 @@ import msgspec
 
 from localfirst import jsonvalue
 from localfirst.change import APPEND, EMPTY_DIGEST, Change, decode_change, extend_digest, new_id
-from localfirst.checkpoint import State, decode_state, encode_state, hash_of, merge_states
+from localfirst.checkpoint import MARKED, State, decode_state, encode_state, hash_of, merge_states
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
 from localfirst.history import ItemId
 from localfirst.records import Head, Rename, SessionKey
@@ -158,22 +158,20 @@ class _Copy:
     def _twin_below(self, state: State) -> int | None:
         """The first slot above what is known to be admitted whose change is not surely the one that was folded."""
         head, log = self._head, self._site.log
-        counter = state.fold.counter(head.origin)
-        slot, mark = head.slot(counter), state.marks.get(head.origin)
-        if counter < head.first or slot <= head.bottom or slot <= head.acked:
+        counter, mark = state.fold.counter(head.origin), state.marks.get(head.origin)
+        known = max(head.acked, head.bottom, head.slot(head.first) - 1)
+        if head.slot(counter) <= known:
             return None
-        newest = log.change(self._key, slot)
-        if mark is not None and newest is not None and hash_of(newest) == mark.hash:
-            return None
+        # Twins have the same changes up to some place: the last that is the same proves all before it.
+        for each in range(counter, max(head.counter(known), counter - MARKED), -1):
+            found = log.change(self._key, head.slot(each))
+            if found is not None and mark is not None and mark.hash_at(each) == hash_of(found):
+                return None if each == counter else head.slot(each + 1)
         shown = {item.id: item.data for item in state.fold.items if item.origin == head.origin}
-        for place in range(max(head.acked, head.bottom) + 1, slot + 1):
-            data = log.change(self._key, place)
-            if data is None:
-                return place
-            change = decode_change(data)
-            older = newest is None and mark is not None and change.time <= mark.time
-            if not older and not _is_shown(change, shown):
-                return place
+        for slot in range(known + 1, head.slot(counter) + 1):
+            found = log.change(self._key, slot)
+            if found is None or not _is_shown(decode_change(found), shown):
+                return slot
         return None
 
     # What the central log lacks.

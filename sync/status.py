@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from localfirst.errors import ConfigurationError, LocalFirstError, RemoteLost, RemoteVersionError
+from localfirst.errors import LocalFirstError, RemoteUnavailable
 from localfirst.status import State
 from sync.leader import file_stem
 
@@ -43,10 +43,13 @@ class SyncStatus(msgspec.Struct):
         """The same, with the time of an earlier contact."""
         return msgspec.structs.replace(self, last_synced_at=last_synced_at)
 
+    def stopped(self) -> SyncStatus:
+        """The same, of a worker that does not run any more."""
+        return msgspec.structs.replace(self, state="stopped")
+
     def failed(self, error: BaseException) -> None:
-        """The last contact failed."""
-        blocked = isinstance(error, (ConfigurationError, RemoteLost, RemoteVersionError))
-        self.state = "blocked" if blocked else "offline"
+        """The last contact failed, and it is tried again; or somebody must act, and it is tried again nevertheless."""
+        self.state = "offline" if isinstance(error, RemoteUnavailable) else "blocked"
         self.last_error = str(error) if isinstance(error, LocalFirstError) else f"{type(error).__name__}: {error}"
 
 

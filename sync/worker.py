@@ -29,7 +29,7 @@ from sync.leader import Leadership
 from sync.replicate import Refusal, Replicator
 from sync.retry import LONGEST_WAIT, for_ever, patiently
 from sync.site import Site, Stopped
-from sync.status import SyncStatus, WorkerState, publish
+from sync.status import SyncStatus, WorkerState, publish, published
 from sync.tasks import end, wait_for_event
 from sync.verify import Difference, verify
 
@@ -111,10 +111,9 @@ class Worker:
             while True:
                 await self._safely(self._live)
         finally:  # Nothing is awaited here: a second cancellation must not keep the next leader waiting.
-            self.state = "ended"
             if self._watching is not None:
                 self._watching.cancel()
-            self._leadership.release()
+            self.abandon()
 
     async def flush(self, session_id: str | None = None, *, once: bool = False) -> None:
         """Return when what is pending now (of one session, or all) is in the central store.
@@ -155,7 +154,9 @@ class Worker:
             await self._attempt(_nothing)
 
     def abandon(self) -> None:
-        """Let another process lead, from outside of a loop that will not run again."""
+        """Let another process lead. Also from outside of a loop that will not run again."""
+        self.state = "ended"
+        self.status.state = "stopped"
         self._leadership.release()
 
     async def close(self) -> None:
@@ -170,18 +171,22 @@ class Worker:
         """A step, whatever happens in it: nothing but cancellation ends the worker. False: it was not done."""
         try:
             return await step()
-        except LocalFirstError as error:
-            self._failed(error)  # Somebody must act, or a disk must heal.
-        except Exception as error:
-            _logger.exception("sync of %s failed; it goes on", self._directory)
+        except Exception as error:  # Somebody must act, or a disk must heal, or it is a bug.
             self._failed(error)
-        self.state = "blocked"
+        if self.leads:
+            self.state = "blocked"
         await self._nap(random.uniform(0.5, 1.0) * LONGEST_WAIT)
         return False
 
     async def _lead(self) -> bool:
         self.state = "standby"
-        return self._leadership.take()
+        if not self._leadership.take():
+            return False
+        told = published(self._directory, self._namespace)
+        if told is not None and self.status.last_synced_at is None:
+            self.status.last_synced_at = told.last_synced_at
+        self._tell()  # What the leader before told is not true any more.
+        return True
 
     async def _begin(self) -> bool:
         """Find what is pending since before this worker began."""
@@ -191,14 +196,17 @@ class Worker:
         return True
 
     async def _live(self) -> bool:
-        await for_ever(self._back_off)(self._attempt, self._turn)
+        await for_ever(self._back_off)(self._take_turn)
         await self._maintain()
         self.state = "idle"
         await self._wait()
         return True
 
-    async def _turn(self) -> None:
+    async def _take_turn(self) -> None:
         self.state = "turning"
+        await self._attempt(self._turn)
+
+    async def _turn(self) -> None:
         now = time.monotonic()
         due, hinted = self._poll_at, dict(self._hinted)
         poll = now >= due
@@ -207,12 +215,12 @@ class Worker:
         pull = await self._moved() if poll else set()
         pull |= {key for key, hint in hinted.items() if await self._is_news(key, hint)}
         push = set(self._dirty) if now >= self._pushed_at + self._options.sync_interval else set()
-        if push:
-            self._pushed_at = now
         await self._sync(push, pull)
         asked = set(self._asked)
         await self._sync(set(), {key for key in asked if await self._is_unknown(key)})
         # Only now: what fails is done again as a whole.
+        if push:
+            self._pushed_at = now
         self._dirty -= push
         self._asked -= asked
         for key, hint in hinted.items():
@@ -258,10 +266,12 @@ class Worker:
 
     async def _watch(self) -> None:
         """Take hints. When the connection breaks, listen again, and poll, for some were missed."""
+        longest = 1.0
         while True:
             try:
                 await self._reachable.wait()
                 async for hint in self._central.watch():
+                    longest = 1.0
                     if hint is None:
                         self._poll_at = time.monotonic()
                     else:
@@ -272,7 +282,8 @@ class Worker:
                 _logger.debug("hints from the central store stopped: %s", error)
             except Exception:
                 _logger.exception("hints from the central store stopped")
-            await asyncio.sleep(random.uniform(0.1, 1.0))
+            await asyncio.sleep(random.uniform(0.1, longest))
+            longest = min(2 * longest, LONGEST_WAIT)  # Somebody may have to act: not twice a second until then.
 
     async def _maintain(self) -> None:
         """What would otherwise be paid for by an agent's call, or by the next start."""
@@ -316,14 +327,14 @@ class Worker:
         followed = await patiently(partial(identity.followed, self._namespace))
         if followed not in (None, found.store_id):
             await patiently(partial(identity.offer, self._namespace, found.store_id))
+            self._poll_at = -math.inf  # Also once somebody has agreed to it.
             if self._site.ask:
                 raise RemoteLost
             _logger.warning(
                 "sync of %s: the central store is another one than before, or was emptied; what is here is sent to it",
                 self._directory,
             )
-            self._poll_at = -math.inf
-        if followed != found.store_id:
+        if followed != found.store_id or await patiently(partial(identity.is_offered, self._namespace)):
             await patiently(partial(identity.follow, self._namespace, found.store_id))
         self._replicator.store_id = found.store_id
         self.status.reached(found.now, asked_at)
@@ -332,6 +343,8 @@ class Worker:
     def _failed(self, error: BaseException) -> None:
         self._reachable.clear()
         self._identified = False
+        if self.state == "idle":  # It was a request: the worker sees for itself, not only when the next poll is due.
+            self._poll_at = min(self._poll_at, time.monotonic() + random.uniform(0.5, 1.0) * LONGEST_WAIT)
         before = self.status.last_error
         self.status.failed(error)
         self._tell()
@@ -342,7 +355,8 @@ class Worker:
             "sync of %s is %s: %s",
             self._directory,
             self.status.state,
-            error,
+            self.status.last_error,
+            exc_info=None if isinstance(error, LocalFirstError) else error,
         )
 
     def _tell(self) -> None:
@@ -413,6 +427,7 @@ class Worker:
         self._stopped = stopped
 
     async def _send(self, wanted: dict[SessionKey, tuple[Head, int]]) -> None:
+        await self._end_turns()  # Nobody else may: without a worker, there is no poll.
         unsent = await self._unsent(wanted)
         await self._sync(set(unsent), set())
         await self._replicator.tidy()

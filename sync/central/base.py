@@ -165,11 +165,12 @@ class CentralStore(Protocol):
         self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
     ) -> bool:
         """Put a checkpoint by compare-and-set. False, and nothing is changed, if the end of the log is not `expected`
-        (None: the session must be missing), or if its floor is not below `checkpoint.seq`, or its end is.
+        (None: the session must be missing).
 
-        Of the same generation: the changes up to `checkpoint.seq` are dropped; `acked` is not looked at. Of another,
-        or of a session that was missing: the session is made anew of it in one step, with nothing else left of it: its
-        head is the checkpoint's, its origins are those of `acked` (the highest counter of each); watchers get a hint.
+        Of the same generation: the changes up to `checkpoint.seq` are dropped; `acked` is not looked at. False, too, if
+        the log's floor is not below that seq, or its end is. Of another, or of a session that was missing: the session
+        is made anew of it in one step, with nothing else left of it: its head is the checkpoint's, its origins are
+        those of `acked` (the highest counter of each); watchers get a hint.
         """
         ...
 

@@ -48,6 +48,8 @@ _HEAD: Final = b"h"
 _ENTRY: Final = b"l"
 _CHECKPOINT: Final = b"k"
 _PAGE_ROWS: Final = 256
+_MOST: Final = (1 << 62) - 1
+"""No seq is greater."""
 _LAST: Final = (1 << 63) - 1
 
 
@@ -127,7 +129,9 @@ class DirectoryStore:
                 return Pushed(PushStatus.MISSING, "", 0, 0, 0, EMPTY_DIGEST, wall_ms())
             if session is None and run.first > 1:
                 return Pushed(PushStatus.GAP, "", 0, 0, 0, EMPTY_DIGEST, wall_ms())
-            session = session or _Session(run.generation)
+            if session is None:
+                session = _Session(run.generation)
+                self._drop(run.session_id, _MOST)  # Half of a lost session may still be there.
             acked = session.acked.get(run.origin, 0)
             refusal = _refusal(run, session, acked)
             if refusal or run.first <= acked:
@@ -228,7 +232,9 @@ class DirectoryStore:
 
     def _drop(self, session_id: str, last: int) -> None:
         """Delete the entries of a log up to a seq."""
-        self._rows.delete_range(self._entry_key(session_id, 0), self._entry_key(session_id, last + 1))
+        bounds = self._entry_key(session_id, 0), self._entry_key(session_id, last + 1)
+        if self._rows.has_more(*bounds, 0):
+            self._rows.delete_range(*bounds)
 
     async def sessions(self, after: str, limit: int) -> list[str]:
         return await self._run(partial(self._sessions, after, limit))
