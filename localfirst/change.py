@@ -101,6 +101,11 @@ def new_id() -> str:
     return secrets.token_hex(10)
 
 
+def derived_id(origin: str, data: bytes) -> str:
+    """An id like `new_id`, that follows from an origin and a change (wire bytes)."""
+    return blake2b(origin.encode() + data, digest_size=10).hexdigest()
+
+
 def check_session_id(session_id: object) -> str:
     """The session id, or `ConfigurationError` if no store could hold it."""
     if not isinstance(session_id, str):

@@ -223,7 +223,8 @@ def merge_states(ours: State, theirs: State) -> State:
     for key in mine.metadata.keys() & other.metadata.keys():
         merged.metadata[key] = max(mine.metadata[key], other.metadata[key], key=_precedence)
     merged.history.removed_early, merged.history.cleared = removed, cleared
-    merged.conflicts.extend((*other.conflicts, *mine.conflicts))
+    known = list(other.conflicts)
+    merged.conflicts.extend((*known, *(conflict for conflict in mine.conflicts if conflict not in known)))
     merged.restored()
     marks = {**theirs.marks, **ours.marks}
     for origin in ours.marks.keys() & theirs.marks.keys():
@@ -231,8 +232,9 @@ def merge_states(ours: State, theirs: State) -> State:
     return State(merged, marks)
 
 
-def _precedence(register: Register) -> tuple[int, str, bool]:
-    return register.stamp.time, register.stamp.origin, register.kind == INCREMENT
+def _precedence(register: Register) -> tuple[int, str, int, bool]:
+    stamp = register.stamp
+    return stamp.time, stamp.origin, stamp.seq, register.kind == INCREMENT
 
 
 def _greatest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

@@ -16,6 +16,7 @@ _REPLICA: Final = b"s:replica"
 _HOST: Final = b"s:host"
 _FOLLOWED: Final = b"s:followed:"
 _OFFERED: Final = b"s:offered:"
+_MOVING: Final = b"s:moving:"
 _MACHINE_ID: Final = Path("/etc/machine-id")
 
 
@@ -61,9 +62,11 @@ class Identity:
         return self._text(_FOLLOWED, namespace)
 
     def follow(self, namespace: str, store_id: str) -> None:
-        """From now on, a namespace follows this central store."""
+        """From now on, a namespace follows this central store. If it followed another, it is `moving` there."""
         offered = _row(_OFFERED, namespace)
         with self._rows.transaction():
+            if self.followed(namespace) not in (None, store_id):
+                self._rows.put(_row(_MOVING, namespace), b"")
             self._rows.put(_row(_FOLLOWED, namespace), store_id.encode())
             self._rows.delete_range(offered, offered + b"\0")
 
@@ -78,6 +81,16 @@ class Identity:
             return False
         self.follow(namespace, offered)
         return True
+
+    def is_moving(self, namespace: str) -> bool:
+        """Whether sessions of which nothing is pending may still not be in the central store that is followed now."""
+        return self._rows.get(_row(_MOVING, namespace)) is not None
+
+    def arrived(self, namespace: str) -> None:
+        """They are there, all of them."""
+        moving = _row(_MOVING, namespace)
+        with self._rows.transaction():
+            self._rows.delete_range(moving, moving + b"\0")
 
     def is_offered(self, namespace: str) -> bool:
         """Whether somebody is to say whether another central store is to be followed."""

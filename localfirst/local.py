@@ -17,10 +17,11 @@ from localfirst.log import Log
 from localfirst.records import Backlog, Head, SessionKey
 from localfirst.rows import Rows, patiently
 from localfirst.turns import Owner, Turns
-from localfirst.view import Plan, View, Views
+from localfirst.view import Plan, View, Views, no_turn
 from localfirst.writer import Writer
 
 T = TypeVar("T")
+Turn = Callable[[], int]
 
 
 class Local:
@@ -82,19 +83,19 @@ class Local:
                 pass
         return await self._writer.run_aside(partial(_look, view, look))
 
-    def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False, turn: int = 0) -> None:
-        """Carry out what a plan decides, as part of a turn or (0) by itself; returns when it is on disk."""
+    def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False, turn: Turn = no_turn) -> None:
+        """Carry out what a plan decides, as part of a turn or by itself; returns when it is on disk."""
         patiently(partial(self._write, self.view(key, session_id), plan, fresh, turn))
 
     async def write_soon(
-        self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False, turn: int = 0
+        self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False, turn: Turn = no_turn
     ) -> None:
         """As `write`; a busy directory is waited for off the event loop."""
         view = self.view(key, session_id)
         run = self._writer.run_aside if view.is_costly() else self._writer.run
         await run(partial(self._write, view, plan, fresh, turn))
 
-    def _write(self, view: View, plan: Plan, fresh: bool, turn: int) -> None:
+    def _write(self, view: View, plan: Plan, fresh: bool, turn: Turn) -> None:
         if view.write(plan, fresh=fresh, turn=turn) and self.wrote is not None:
             self.wrote()
 

@@ -193,6 +193,7 @@ class Log:
             head,
             origin=rename.origin,
             offset=mark - (rename.first - 1),
+            sent=0,
             first=rename.first,
             acked=mark,
             epoch=head.epoch + 1,
@@ -291,7 +292,10 @@ class Log:
     def backlog(self, namespace: str) -> dict[SessionKey, Backlog]:
         """What of a namespace waits for the central store, by session."""
         heads = self._of(self._unsettled(), namespace)
-        found = {key: Backlog(*self.rows.measure(*span(CHANGE + key, head.acked))) for key, head in heads.items()}
+        found = {
+            key: Backlog(*self.rows.measure(*span(CHANGE + key, max(head.acked, head.sent))))
+            for key, head in heads.items()
+        }
         return {key: backlog for key, backlog in found.items() if backlog.changes}
 
     def mark_settled(self) -> bool:

@@ -49,6 +49,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """Of the central log up to `seq`."""
     acked: int = 0
     """The slot of our last change in the central log. What is above is pending."""
+    sent: int = 0
+    """The slot of the last change that the central store took while its log could not be read. Proves nothing."""
     epoch: int = 0
     """Changes when what was read before is no longer true."""
     volume: bytes = NO_VOLUME
@@ -57,6 +59,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """The entries up to this seq are folded into a checkpoint; 0: into none."""
     floor_digest: int = EMPTY_DIGEST
     """Of the central log up to the floor."""
+    floor_hash: str = ""
+    """Of the checkpoint, see `localfirst.checkpoint.hash_of`."""
     bottom: int = 0
     """The changes in slots up to this one are folded in the checkpoint, or given up."""
     spent: int = 0

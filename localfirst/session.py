@@ -309,7 +309,7 @@ class Session:
         >>> session.set("name", "Alice"); session.pending
         1
         """
-        return self._read(lambda fold: fold.pending)
+        return self._store._pending(self._key, self.session_id)
 
     @property
     def synced_at(self) -> datetime | None:

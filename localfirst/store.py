@@ -66,7 +66,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
       inside `flush`, `refresh` and `close`.
     - `durability`: `"normal"`: a killed process loses nothing, a power cut may lose the last moments. `"full"`: every
       call is on the disk when it returns.
-    - `poll_interval`: seconds between looks at the central store when no hint comes.
+    - `poll_interval`: seconds between looks at the central store when no hint comes, at least; a fifth more at most.
     - `sync_interval`: at most one push in so many seconds; the first write after a quiet time goes at once.
     - `on_remote_loss`: what to do when the central store has lost what it had, or is another one. `"reseed"`: send it
       what is here, and say so (`SessionEvent.REMOTE_LOST`). `"ask"`: stop until `reseed` (the whole store) or `retry`
@@ -167,6 +167,16 @@ class Store:
         return self._listeners.add(None, event, callback)
 
     # Sync.
+
+    @property
+    def replica_id(self) -> str:
+        """The name of this directory among the replicas; another one after it was copied or restored.
+
+        >>> len(store.replica_id)
+        20
+        """
+        self._local.check_open()
+        return self._local.replica_id
 
     def flush(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """Return when everything written before the call (to one session, or all) is in the central store.
@@ -323,6 +333,11 @@ class Store:
         found = patiently(partial(self._local.quarantine.all, self.namespace))
         return {place: aside for place, aside in found.items() if not aside.consent}
 
+    def _pending(self, key: SessionKey, session_id: str) -> int:
+        """See `Session.pending`."""
+        view = self._local.view(key, session_id)
+        return self._local.read(key, session_id, lambda _: view.unsent)
+
     def _synced_at(self, key: SessionKey) -> datetime | None:
         """See `Session.synced_at`."""
         return _utc(self._synced.get(key))
@@ -435,15 +450,16 @@ class Store:
         view = self._local.view(key, session_id)
 
         def look(fold: Fold) -> SessionInfo:
-            never = view.head.generation is None and (self._host is None or not fold.pending)
-            state: Any = "local" if never else "pending" if fold.pending else "synced"
+            pending = view.unsent
+            never = view.head.generation is None and (self._host is None or not pending)
+            state: Any = "local" if never else "pending" if pending else "synced"
             return SessionInfo(
                 session_id=session_id,
                 items=len(fold.items),
                 bytes=sum(len(item.data) for item in fold.items),
                 updated_at=view.updated_at,
                 expires_at=None,
-                pending=fold.pending,
+                pending=pending,
                 state="quarantined" if stopped else state,
             )
 

@@ -7,6 +7,7 @@ process that lives is waited for, as long as it writes now and then.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -41,14 +42,16 @@ class Owner:
         self._directory = directory
         self._name = ""
         self._lock: FileLock | None = None
+        self._taking = threading.Lock()
 
     def name(self) -> str:
         """What the rows of this process's turns say."""
-        if self._lock is None:
-            self._name = new_id()
-            self._lock = FileLock(_file(self._directory, self._name), thread_local=False, mode=0o600)
-            self._lock.acquire()
-        return self._name
+        with self._taking:
+            if self._lock is None:
+                self._name = new_id()
+                self._lock = FileLock(_file(self._directory, self._name), thread_local=False, mode=0o600)
+                self._lock.acquire()
+            return self._name
 
     def release(self) -> None:
         """When the store is closed."""
@@ -59,7 +62,7 @@ class Owner:
 
     def forked(self) -> None:
         """In a child process, which has turns of its own."""
-        self._lock = None
+        self._lock, self._taking = None, threading.Lock()
 
 
 def _file(directory: Path, name: str) -> Path:
@@ -93,9 +96,8 @@ class Turns:
 
     def close(self, key: SessionKey, turn: int) -> None:
         """Note that it ended, after the change that says so was written."""
-        row_key = TURN + key + number(turn)
         with self._rows.transaction():
-            self._rows.delete_range(row_key, row_key + b"\0")
+            self._delete(key, turn)
 
     def left_behind(self, directory: Path) -> Iterator[tuple[SessionKey, int]]:
         """The turns whose process is gone, or has not written for long."""
@@ -113,13 +115,23 @@ class Turns:
         wrote = self._rows.measure(last[0][0], last[0][0] + b"\0")[2] if last else 0.0
         return time.time() - max(began, wrote) > IDLE_SECONDS
 
+    def is_open(self, key: SessionKey, turn: int) -> bool:
+        """Whether a turn has not been ended."""
+        return self._rows.get(TURN + key + number(turn)) is not None
+
     def end(self, key: SessionKey, turn: int) -> None:
-        """End a turn that was left behind."""
+        """End a turn that was left behind; in one step, so that a process that lives after all knows when it writes."""
         while (head := self._log.head(key)) is not None:
             last = self._log.last_slot(key)
-            if self._log.append(key, last + 1, [_ending(head, last, self._log.change(key, last), turn)]):
-                break
+            with self._rows.transaction():
+                if self._log.append(key, last + 1, [_ending(head, last, self._log.change(key, last), turn)]):
+                    self._delete(key, turn)
+                    return
         self.close(key, turn)
+
+    def _delete(self, key: SessionKey, turn: int) -> None:
+        row_key = TURN + key + number(turn)
+        self._rows.delete_range(row_key, row_key + b"\0")
 
     def _decode(self, value: bytes) -> _Open:
         try:

@@ -32,6 +32,11 @@ Plan = Callable[[Fold], Sequence[Step]]
 """Decides, looking at what is visible, which changes to make; none at all is fine."""
 
 
+def no_turn() -> int:
+    """Of changes that are part of no turn."""
+    return 0
+
+
 class View:
     """One session as this process sees it. Every call may raise `StoreBusy`; then it has done nothing."""
 
@@ -80,13 +85,13 @@ class View:
             self._checked[serial] = version
         return self.fold
 
-    def write(self, plan: Plan, *, fresh: bool, turn: int = 0) -> list[Change]:
-        """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state; `turn`: they are
-        part of one."""
+    def write(self, plan: Plan, *, fresh: bool, turn: Callable[[], int] = no_turn) -> list[Change]:
+        """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state; `turn` tells of
+        which turn they are part."""
         with self.lock:
             if fresh or not self.loaded:
                 self.refresh()
-            while changes := self._number(plan(self.fold), turn):
+            while (steps := plan(self.fold)) and (changes := self._number(steps, turn())):
                 if self._commit(changes):
                     return changes
                 self._catch_up()
@@ -122,6 +127,11 @@ class View:
         self.refresh()
         if self._slot <= taken and self._head.origin == origin:
             raise StoreCorrupt(f"session {self._head.session_id!r}: change {taken + 1} is on disk and can't be read")
+
+    @property
+    def unsent(self) -> int:
+        """How many changes made here are not known to be in the central store, as of the last look."""
+        return max(0, self._slot - max(self._head.acked, self._head.sent, self._head.offset))
 
     @property
     def exists(self) -> bool:
@@ -194,9 +204,9 @@ class View:
             for place in range(first.count):
                 slot = first.slot + place
                 change = own.get(slot) or self.fold.pending_change(self._head.counter(slot))
-                if change is None:
+                if change is None and slot > self._slot:
                     raise StoreCorrupt(f"change {slot} made here was admitted, but is not on disk any more")
-                entries.append(Admitted(first.seq + place, first.admitted_at, change))
+                entries.append(Admitted(first.seq + place, first.admitted_at, change or VOID))  # Folded already: void.
         entries.sort()
         return entries
 

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from localfirst.change import Admitted, decode_change
-from localfirst.checkpoint import State, decode_state, encode_state
+from localfirst.checkpoint import State, decode_state, encode_state, hash_of
 from localfirst.errors import RemoteRejected, StoreCorrupt
 from localfirst.fold import VOID
 from localfirst.log import PART_BYTES
@@ -112,7 +112,13 @@ async def _take(site: Site, key: SessionKey, head: Head, upto: int, folded: Fold
         if page.first > upto:
             await patiently(partial(site.log.add_page, key, volume, page))
     after = msgspec.structs.replace(
-        head, volume=volume, floor=upto, floor_digest=folded.digest, bottom=folded.bottom, spent=0
+        head,
+        volume=volume,
+        floor=upto,
+        floor_digest=folded.digest,
+        floor_hash=hash_of(data),
+        bottom=folded.bottom,
+        spent=0,
     )
     if await patiently(partial(site.log.settle, key, head, after)) is None:
         await patiently(partial(site.log.forget, key, volume))

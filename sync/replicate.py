@@ -24,7 +24,7 @@ from localfirst.records import Direction, Head, OwnRange, Page, Rename, SessionK
 from localfirst.turns import whole
 from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
 from sync.compact import compact
-from sync.resync import Unreadable, rename_of, resync
+from sync.resync import Stubborn, Unreadable, rename_of, resync
 from sync.retry import patiently
 from sync.site import Lost, Settled, Site
 from sync.stretch import Stretch, read_stretch, spent_by
@@ -83,6 +83,7 @@ class Replicator:
         self._site = site
         self._room: dict[SessionKey, int] = {}
         self._gaps: dict[SessionKey, int] = {}
+        self._stubborn: dict[SessionKey, int] = {}
         self._looked: dict[SessionKey, int] = {}
         self._one_way: frozenset[SessionKey] = frozenset()
         self.store_id = ""
@@ -110,9 +111,7 @@ class Replicator:
                 return {heads[0][0]}  # A pull will tell what is wrong with it.
             return {key for pair in heads for key in await self.moved([pair])}
         return {
-            key
-            for (key, head), remote in zip(heads, found, strict=True)
-            if (head.generation, head.seq, head.digest) != (remote or (None, 0, 0))
+            key for (key, head), remote in zip(heads, found, strict=True) if _cursor(head) != (remote or (None, 0, 0))
         }
 
     async def discover(self) -> list[SessionKey]:
@@ -162,21 +161,22 @@ class Replicator:
         head = await self._site.head(key)
         if head is None:
             return None
-        changes, more = await self._run(key, head)
+        after = max(head.acked, head.sent) if key in self._one_way else head.acked
+        changes, more = await self._run(key, after)
         if not changes:
             await self._adopt(key, head)
             return None
         fresh, generation = head.generation is None, head.generation or new_id()
-        run = Run(head.session_id, generation, fresh, head.origin, head.counter(head.acked + 1), changes)
+        run = Run(head.session_id, generation, fresh, head.origin, head.counter(after + 1), changes)
         run.hashes  # noqa: B018 - here, session by session: the agent's thread gets its turn between them
         return _Batch(key, head, run, sum(map(len, changes)), more)
 
-    async def _run(self, key: SessionKey, head: Head) -> tuple[list[bytes], bool]:
-        """What may go of what is pending: no part of a turn. And whether there may be more."""
+    async def _run(self, key: SessionKey, start: int) -> tuple[list[bytes], bool]:
+        """What may go of what is in the slots above: no part of a turn. And whether there may be more."""
         limits = self._site.limits
         changes: list[bytes] = []
         while True:
-            after, room = head.acked + len(changes), limits.run_bytes - sum(map(len, changes))
+            after, room = start + len(changes), limits.run_bytes - sum(map(len, changes))
             found = await patiently(partial(self._site.log.run, key, after, limits.run_changes, max(room, 1)))
             changes += found
             more = bool(found) and (len(found) == limits.run_changes or sum(map(len, found)) >= room)
@@ -189,8 +189,11 @@ class Replicator:
         current = await patiently(self._site.identity.replica_id)
         if head.origin == current or await patiently(partial(self._site.log.last_slot, key)) > head.acked:
             return
-        rename = Rename(head.acked + 1, current, 1)
-        await patiently(partial(self._site.log.settle, key, head, head, (), rename))
+        taken = max(head.bottom, head.slot(head.first) - 1)
+        async for page in self._site.pages(key, head.volume):
+            taken = max([taken] + [own.slot + own.count - 1 for own in page.own])
+        if taken == head.acked:  # Else some that were admitted are not in the pages yet, and only their old name tells.
+            await patiently(partial(self._site.log.settle, key, head, head, (), Rename(head.acked + 1, current, 1)))
 
     async def _push(self, batches: Sequence[_Batch], result: Round) -> list[tuple[_Batch, Pushed]]:
         """What became of each. What the store refuses together is taken apart, until it is known what it refuses."""
@@ -217,26 +220,27 @@ class Replicator:
         return await self._push([batch._replace(run=run, size=sum(map(len, run.changes)), more=True)], result)
 
     async def _settle_push(self, batch: _Batch, outcome: Pushed, result: Round) -> bool:
-        """Record an admitted run. False: others were admitted too, or it was admitted before; only a pull can tell."""
-        key, head, run = batch.key, batch.head, batch.run
-        count = len(run.changes)
+        """Record what became of a run. False: others were admitted too, or it was admitted before; a pull will tell."""
+        key, head = batch.key, batch.head
+        if outcome.status is PushStatus.GAP:
+            return await self._fill_gap(key, head, result)
+        if outcome.status in (PushStatus.GENERATION, PushStatus.MISSING):
+            if key in self._one_way:
+                await self._resync(key, head, result, "the central log, which could not be read, was replaced")
+            return key in self._one_way
+        self._gaps.pop(key, None)
         if outcome.status is PushStatus.OVERLAP:
             result.push.add(key)
-        elif outcome.status is PushStatus.GAP:
-            self._gaps[key] = self._gaps.get(key, 0) + 1
-            if self._gaps[key] > _HOPELESS:
-                raise RemoteRejected("the central store lacks changes that its log has")
-            await self._resync(key, head, result, "the central store has fewer of our changes than it had")
-            return True
-        elif outcome.status is not PushStatus.OK:
-            if key not in self._one_way:
-                return False
-            await self._resync(key, head, result, "the central log, which could not be read, was replaced")
-            return True
-        else:
-            self._gaps.pop(key, None)
         if key in self._one_way:
-            return await self._acknowledge(key, head, outcome, result)
+            return await self._note_sent(key, head, batch.run, outcome, result)
+        if not outcome.admitted and (outcome.generation, outcome.head, outcome.digest) == _cursor(head):
+            await self._resync(key, head, result, "changes of ours are in what was read, and were not known for ours")
+            return True
+        return await self._settle_alone(key, head, batch.run, outcome, result)
+
+    async def _settle_alone(self, key: SessionKey, head: Head, run: Run, outcome: Pushed, result: Round) -> bool:
+        """Record a run that was admitted right behind the cursor. False: it was not, or something else is different."""
+        count = len(run.changes)
         alone = (
             outcome.admitted == count
             and outcome.head == head.seq + count
@@ -257,11 +261,21 @@ class Replicator:
         await self._settle(key, head, after, result, page)
         return True
 
-    async def _acknowledge(self, key: SessionKey, head: Head, outcome: Pushed, result: Round) -> bool:
-        """What the central log has cannot be read here, so only that ours is in it is noted."""
-        acked = min(head.slot(outcome.acked), await patiently(partial(self._site.log.last_slot, key)))
-        if acked > head.acked:
-            await self._settle(key, head, msgspec.structs.replace(head, acked=acked), result)
+    async def _fill_gap(self, key: SessionKey, head: Head, result: Round) -> bool:
+        """The central store has fewer of our changes than it had."""
+        if self._gaps.get(key, 0) == _HOPELESS:
+            del self._gaps[key]
+            raise RemoteRejected("the central store lacks changes that its log has")
+        await self._resync(key, head, result, "the central store has fewer of our changes than it had")
+        self._gaps[key] = self._gaps.get(key, 0) + 1  # Only now: it came to its end, and should have helped.
+        return True
+
+    async def _note_sent(self, key: SessionKey, head: Head, run: Run, outcome: Pushed, result: Round) -> bool:
+        """The central log can't be read, so whether what it has is ours is not proved; only go on from there."""
+        last = head.slot(run.first) + len(run.changes) - 1
+        sent = min(head.slot(outcome.acked), last)
+        if sent > max(head.acked, head.sent):
+            await self._settle(key, head, msgspec.structs.replace(head, sent=sent), result)
         return True
 
     # Pull.
@@ -270,7 +284,7 @@ class Replicator:
         heads = [(key, head) for key in keys if (head := await self._site.head(key)) is not None]
         if not heads:
             return
-        wants = [Want(head.session_id, head.generation, head.seq) for _, head in heads]
+        wants = [Want(head.session_id, head.generation, head.seq, head.digest) for _, head in heads]
         room = max([self._site.limits.pull_bytes] + [self._room.pop(key, 0) for key, _ in heads])
         try:
             pages = await self._site.central.pull(wants, room)
@@ -319,7 +333,7 @@ class Replicator:
             spent=head.spent + stretch.spent,
         )
         if after != head:
-            rename = await rename_of(self._site, head, stretch.twin)
+            rename = await rename_of(self._site, key, head, stretch.twin)
             await self._settle(key, head, after, result, stretch.page, rename)
         if stretch.poison is not None:
             entry = pulled.entries[stretch.count]
@@ -346,7 +360,15 @@ class Replicator:
     async def _resync(self, key: SessionKey, head: Head, result: Round, reason: str, *, expected: bool = False) -> None:
         level = logging.INFO if expected else logging.WARNING
         _logger.log(level, "session %r: %s; it is read anew, and what it lacks is sent", head.session_id, reason)
-        after, rename = await resync(self._site, key, head)
+        try:
+            after, rename = await resync(self._site, key, head)
+        except Stubborn as error:  # It may have lost its log again meanwhile, once or twice.
+            self._stubborn[key] = self._stubborn.get(key, 0) + 1
+            if self._stubborn[key] <= _HOPELESS:
+                raise
+            del self._stubborn[key]
+            raise RemoteRejected(str(Stubborn.__doc__)) from error
+        self._stubborn.pop(key, None)
         await self._settle(key, head, after, result, None, rename)
         await patiently(partial(self._site.quarantine.heal, key))
         result.push.add(key)
@@ -363,7 +385,8 @@ class Replicator:
         rename: Rename | None = None,
     ) -> None:
         pages = () if page is None else (page,)
-        after = msgspec.structs.replace(after, store=self.store_id)
+        sent = after.sent if key in self._one_way else 0
+        after = msgspec.structs.replace(after, store=self.store_id, sent=sent)
         settled = await patiently(partial(self._site.log.settle, key, before, after, pages, rename))
         if settled is None:
             if after.volume != before.volume:
@@ -419,3 +442,7 @@ class Replicator:
         remaining = iter(keys)
         while batch := list(islice(remaining, self._site.limits.batch_sessions)):
             yield batch
+
+
+def _cursor(head: Head) -> tuple[str | None, int, int]:
+    return head.generation, head.seq, head.digest

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import msgspec
 
 from localfirst import jsonvalue
-from localfirst.change import APPEND, EMPTY_DIGEST, Change, decode_change, extend_digest, new_id
+from localfirst.change import APPEND, EMPTY_DIGEST, Change, decode_change, derived_id, extend_digest, new_id
 from localfirst.checkpoint import MARKED, State, decode_state, encode_state, hash_of, merge_states
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
 from localfirst.history import ItemId
-from localfirst.records import Head, Rename, SessionKey
+from localfirst.records import Head, Kept, Rename, SessionKey
 from localfirst.turns import OpenTurns
 from sync.central.base import Checkpoint, Pulled, PushStatus, Run, Want
 from sync.central.base import Head as RemoteHead
@@ -30,6 +30,10 @@ from sync.stretch import Stretch, read_stretch
 
 class Changed(Exception):
     """The central log changed while it was copied: begin again."""
+
+
+class Stubborn(RemoteUnavailable):
+    """The central store takes what its log lacks, and does not show it."""
 
 
 class Unreadable(Exception):
@@ -49,6 +53,7 @@ class Resynced(NamedTuple):
 
 async def resync(site: Site, key: SessionKey, head: Head) -> Resynced:
     """Make a session agree with the central log, and the other way round. The result is ready to be settled."""
+    stubborn = False
     for _ in range(site.limits.tries):
         copy = _Copy(site, key, head, await patiently(partial(site.log.begin, key)))
         try:
@@ -56,11 +61,13 @@ async def resync(site: Site, key: SessionKey, head: Head) -> Resynced:
                 return await copy.result()
         except Changed:
             pass
+        except Stubborn:
+            stubborn = True
         except BaseException:
             await patiently(partial(site.log.forget, key, copy.volume))
             raise
         await patiently(partial(site.log.forget, key, copy.volume))
-    raise RemoteUnavailable(
+    raise (Stubborn if stubborn else RemoteUnavailable)(
         f"session {head.session_id!r}: the central log changes faster than it can be filled again; it is tried anew"
     )
 
@@ -77,6 +84,7 @@ class _Copy:
         self._seq = 0
         self._digest = self._floor_digest = EMPTY_DIGEST
         self._floor = 0
+        self._floor_hash = ""
         self._checkpoint: State | None = None
         self._seen: dict[str, int] = {}
         self._spent = 0
@@ -88,7 +96,7 @@ class _Copy:
         for _ in range(self._site.limits.tries):
             await self._advance()
             if self._seq == sent_at:
-                raise RemoteRejected("the central store takes what its log lacks, and does not show it")
+                raise Stubborn
             if await self._lacks_folded():
                 await self._replace()
                 return False
@@ -103,7 +111,7 @@ class _Copy:
         """Copy what is not here yet."""
         while True:
             generation = self._remote.generation if self._remote else None
-            want = Want(self._head.session_id, generation, self._seq)
+            want = Want(self._head.session_id, generation, self._seq, self._digest)
             (pulled,) = await self._site.central.pull([want], self._site.limits.pull_bytes)
             if pulled.head is None or pulled.resync:
                 if generation is not None:
@@ -128,6 +136,7 @@ class _Copy:
         self._checkpoint, self._remote = state, remote
         self._seq = self._floor = checkpoint.seq
         self._digest = self._floor_digest = checkpoint.digest
+        self._floor_hash = hash_of(checkpoint.data)
         if state.fold.seq != checkpoint.seq:
             raise MalformedChange(f"the checkpoint at {checkpoint.seq} is one of {state.fold.seq}")
         self._seen = dict(state.fold.counters)
@@ -199,8 +208,17 @@ class _Copy:
     async def _folded_here(self) -> State:
         state = await load_state(self._site, self._key, self._head.volume)
         async for entries in self._site.kept(self._key, self._head.volume):
-            admit(state, entries)
+            for entry in entries:
+                if not self._is_anothers(entry):
+                    admit(state, [entry._replace(seq=state.fold.seq + 1)])
         return state
+
+    def _is_anothers(self, entry: Kept) -> bool:
+        """Whether the central log has something else under the name of a change of ours, which gets another."""
+        if self._twin is None or not entry.data:
+            return False
+        change = decode_change(entry.data)
+        return change.origin == self._head.origin and change.counter >= self._head.counter(self._twin)
 
     async def _fold_on(self, state: State) -> None:
         """Fold the entries of the central log that a state lacks on top of it."""
@@ -227,7 +245,7 @@ class _Copy:
                 if not entry.data:
                     continue
                 change = decode_change(entry.data)
-                if change.counter <= self._seen.get(change.origin, 0):
+                if change.counter <= self._seen.get(change.origin, 0) or self._is_anothers(entry):
                     continue
                 if stretch.must_go(change.origin, change.counter):
                     yield stretch.run(self._head.session_id, generation)
@@ -251,14 +269,16 @@ class _Copy:
             seq=self._seq,
             digest=self._digest,
             acked=head.slot(max(seen, head.first - 1)),
+            sent=0,
             epoch=head.epoch + 1,
             volume=self.volume,
             floor=self._floor,
             floor_digest=self._floor_digest,
+            floor_hash=self._floor_hash,
             bottom=bottom,
             spent=self._spent,
         )
-        return Resynced(after, await rename_of(self._site, head, self._twin))
+        return Resynced(after, await rename_of(self._site, self._key, head, self._twin))
 
 
 def _is_shown(change: Change, shown: dict[ItemId, bytes]) -> bool:
@@ -269,14 +289,19 @@ def _is_shown(change: Change, shown: dict[ItemId, bytes]) -> bool:
     return any(shown.get(ItemId(change.origin, change.counter, place)) == data for place, data in enumerate(items))
 
 
-async def rename_of(site: Site, head: Head, twin: int | None) -> Rename | None:
-    """How the changes from a slot on are to be named, because another directory has taken their counters."""
+async def rename_of(site: Site, key: SessionKey, head: Head, twin: int | None) -> Rename | None:
+    """How the changes from a slot on are to be named, because another directory has taken their counters.
+
+    The new name follows from the first of them: if this directory was copied with them in it, the copy gives them the
+    same names, and they are there once.
+    """
     if twin is None:
         return None
     current = await patiently(site.identity.replica_id)
     if current == head.origin:
         current = await patiently(partial(site.identity.renew, current))
-    return Rename(twin, current, 1)
+    first = await patiently(partial(site.log.change, key, twin))
+    return Rename(twin, current if first is None else derived_id(head.origin, first), 1)
 
 
 class _Unsent:

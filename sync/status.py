@@ -33,7 +33,8 @@ class SyncStatus(msgspec.Struct):
         """The central store answered, with the time on its clock; the answer was asked for at a Unix time."""
         answered_at = time.time()
         self.clock_offset = round(now_ms / 1000 - (asked_at + answered_at) / 2, 3)
-        self.went_well()
+        if self.last_error is None:
+            self.went_well()  # Else it may answer this, and fail at what is asked next, again and again.
 
     def went_well(self) -> None:
         """The last contact with the central store was one."""

@@ -35,6 +35,9 @@ from sync.verify import Difference, verify
 
 LOOK_INTERVAL: Final = 0.05
 """Seconds between looks for changes that other processes made on this directory."""
+CALM_INTERVAL: Final = 0.25
+"""The same, when there was none for a while. What this process writes is known at once."""
+CALM_AFTER: Final = 5.0
 LEAD_INTERVAL: Final = 0.1
 """Seconds between tries to become the leader."""
 CHECKPOINT_BYTES: Final = 4 << 20
@@ -84,6 +87,7 @@ class Worker:
         self._hinted: dict[SessionKey, Hint] = {}
         self._poll_at = -math.inf
         self._pushed_at = -math.inf
+        self._seen_at = -math.inf
         self._seen_version: tuple[int, tuple[int, int]] | None = None
         self._seen_row = 0
         self._settled_row = 0
@@ -124,7 +128,9 @@ class Worker:
             list(await patiently(self._waiting)) if session_id is None else [session_key(self._namespace, session_id)]
         )
         wanted = {key: (head, self._log.last_slot(key)) for key in keys if (head := await self._site.head(key))}
-        while await self._unsent(wanted):
+        moving = await patiently(partial(self._site.identity.is_moving, self._namespace))
+        while moving or await self._unsent(wanted):
+            moving = False
             await self._insist(lambda: self._send(wanted), once=once)
             if once or not await self._unsent(wanted):
                 return
@@ -212,6 +218,7 @@ class Worker:
         poll = now >= due
         if poll:
             await self._end_turns()
+            await self._move()
         pull = await self._moved() if poll else set()
         pull |= {key for key, hint in hinted.items() if await self._is_news(key, hint)}
         push = set(self._dirty) if now >= self._pushed_at + self._options.sync_interval else set()
@@ -227,7 +234,7 @@ class Worker:
             if self._hinted.get(key) == hint:
                 del self._hinted[key]
         if poll and self._poll_at == due:  # Else hints were missed meanwhile: poll once more.
-            self._poll_at = now + self._options.poll_interval * random.uniform(0.9, 1.0)
+            self._poll_at = now + self._options.poll_interval * random.uniform(1.0, 1.2)
 
     async def _wait(self) -> None:
         """Until there is something to do: a change made here that may go, a hint, or the next poll."""
@@ -238,13 +245,15 @@ class Worker:
                 due = min(due, self._pushed_at + self._options.sync_interval)
             if self._hinted or self._asked or now >= due:
                 return
-            await wait_for_event(self._due, min(due - now, LOOK_INTERVAL))
+            calm = now - self._seen_at > CALM_AFTER
+            await wait_for_event(self._due, min(due - now, CALM_INTERVAL if calm else LOOK_INTERVAL))
             self._due.clear()
 
     def _look(self) -> None:
         """What did any process do on this directory since the last look?"""
         version = self._log.rows.version()
         if version != self._seen_version:
+            self._seen_at = time.monotonic()
             touched, self._seen_row = self._log.touched_since(self._seen_row, self._namespace)
             self._dirty |= touched.written
             self._asked |= touched.asked
@@ -307,7 +316,7 @@ class Worker:
         async with self._rounds:
             try:
                 await patiently(self._load_quarantine)
-                if not self._identified:
+                if self._site.ask or not self._identified:
                     await self._identify()
                 await work()
             except _Quarantined as error:  # One bad session says nothing of the store.
@@ -338,6 +347,7 @@ class Worker:
             await patiently(partial(identity.follow, self._namespace, found.store_id))
         self._replicator.store_id = found.store_id
         self.status.reached(found.now, asked_at)
+        self._tell()
         self._identified = True
 
     def _failed(self, error: BaseException) -> None:
@@ -384,6 +394,8 @@ class Worker:
                 return
             one_way = {key for key in push if (key, "pull") in self._stopped}
             result = await self._replicator.round(push, pull, one_way)
+            self.status.went_well()
+            self._tell()
             for (key, direction), refusal in result.refused.items():
                 await self._put_aside(key, direction, refusal)
             push, pull = result.push, result.pull
@@ -428,6 +440,7 @@ class Worker:
 
     async def _send(self, wanted: dict[SessionKey, tuple[Head, int]]) -> None:
         await self._end_turns()  # Nobody else may: without a worker, there is no poll.
+        await self._move()
         unsent = await self._unsent(wanted)
         await self._sync(set(unsent), set())
         await self._replicator.tidy()
@@ -435,6 +448,13 @@ class Worker:
             aside = self._stopped.get((key, "push"))
             if aside is not None and key in await self._unsent(wanted):
                 raise _Quarantined(aside.reason)
+
+    async def _move(self) -> None:
+        """If the central store is another one than before, send it all that is here."""
+        identity = self._site.identity
+        if await patiently(partial(identity.is_moving, self._namespace)):
+            await self._sync(set(), await self._moved())
+            await patiently(partial(identity.arrived, self._namespace))
 
     async def _unsent(self, wanted: dict[SessionKey, tuple[Head, int]]) -> set[SessionKey]:
         """Sessions of which the central store is not known to have what is in the wanted slot."""
@@ -445,7 +465,8 @@ class Worker:
                 continue
             if head.offset != before.offset:  # It was moved to another slot.
                 wanted[key] = (head, await patiently(partial(self._log.last_slot, key)))
-            if head.acked < wanted[key][1]:
+            one_way = (key, "pull") in self._stopped
+            if max(head.acked, head.sent if one_way else 0) < wanted[key][1]:
                 unsent.add(key)
         return unsent
 
@@ -462,13 +483,14 @@ class Worker:
 
     async def _verify(self, found: list[Difference], session_id: str | None, full: bool) -> None:
         await (self._pull_everything() if session_id is None else self._pull_one(session_id))
-        found[:] = [
-            difference
-            async for heads in self._pages()
-            async for difference in verify(
-                self._site, [(key, head) for key, head in heads if session_id in (None, head.session_id)], full=full
-            )
-        ]
+
+        async def catch_up(key: SessionKey) -> None:
+            await self._sync(set(), {key})
+
+        found.clear()
+        async for page in self._pages():
+            heads = [(key, head) for key, head in page if session_id in (None, head.session_id)]
+            found += [difference async for difference in verify(self._site, heads, catch_up, full=full)]
 
     async def _end_turns(self) -> None:
         """What a turn wrote whose process is gone goes up."""
@@ -479,10 +501,13 @@ class Worker:
     async def _moved(self) -> set[SessionKey]:
         """The sessions known here that are not where the central store is."""
         moved: set[SessionKey] = set()
-        current = await patiently(self._site.identity.replica_id)
+        current, known = await patiently(self._site.identity.replica_id), False
         async for heads in self._pages():
+            known = True
             moved |= await self._replicator.moved(heads)
             self._dirty |= {key for key, head in heads if head.origin != current}
+        if not known:
+            await self._identify()  # There is nothing to ask for, but somebody may ask whether it can be reached.
         return moved
 
     async def _pages(self) -> AsyncIterator[list[tuple[SessionKey, Head]]]:

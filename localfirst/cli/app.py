@@ -16,12 +16,14 @@ from typer.core import TyperGroup
 from localfirst import __version__
 from localfirst.cli.demo.command import demo
 from localfirst.cli.exits import EXIT_CODES, exit_code
-from localfirst.cli.output import print_error
+from localfirst.cli.output import LOST, print_error
+from localfirst.cli.quarantine import quarantine
 from localfirst.cli.sessions import ls, show
 from localfirst.cli.status import status
 from localfirst.cli.sync import sync
 from localfirst.cli.transfer import export_session, import_session
-from localfirst.errors import LocalFirstError
+from localfirst.cli.verify import reseed, verify
+from localfirst.errors import LocalFirstError, RemoteLost
 
 
 class _Commands(TyperGroup):
@@ -31,8 +33,12 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except LocalFirstError as error:
-            print_error(str(error))
+            print_error(_told(error))
             raise typer.Exit(exit_code(error)) from None
+
+
+def _told(error: LocalFirstError) -> str:
+    return LOST if isinstance(error, RemoteLost) else str(error)
 
 
 app = typer.Typer(
@@ -67,6 +73,9 @@ app.command(epilog=EXIT_CODES)(status)
 app.command(epilog=EXIT_CODES)(sync)
 app.command(epilog=EXIT_CODES)(ls)
 app.command(epilog=EXIT_CODES)(show)
+app.command(epilog=EXIT_CODES)(verify)
+app.add_typer(quarantine)
+app.command(epilog=EXIT_CODES)(reseed)
 app.command("export", epilog=EXIT_CODES)(export_session)
 app.command("import", epilog=EXIT_CODES)(import_session)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from localfirst.errors import LocalFirstError, SyncTimeout
+from localfirst.errors import LocalFirstError, RemoteLost, SyncTimeout
 
 
 class Exit(IntEnum):
@@ -15,10 +15,13 @@ class Exit(IntEnum):
     USAGE = 2
     NOT_SYNCED = 3
     NO_SESSION = 4
+    QUARANTINED = 5
+    DIFFERENT = 6
 
 
 EXIT_CODES = (
-    "Exit codes: 0 it went well, 1 it failed, 2 wrong usage, 3 not in sync or not everything synced, 4 no such session."
+    "Exit codes: 0 it went well, 1 it failed, 2 wrong usage, 3 not in sync or not everything synced, 4 no such session,"
+    " 5 something is in quarantine, 6 here and central store differ."
 )
 
 
@@ -32,6 +35,6 @@ def exit_code(error: LocalFirstError) -> Exit:
     >>> exit_code(SyncTimeout())
     <Exit.NOT_SYNCED: 3>
     """
-    if isinstance(error, SyncTimeout):
+    if isinstance(error, (SyncTimeout, RemoteLost)):
         return Exit.NOT_SYNCED
     return Exit.NO_SESSION if isinstance(error, NoSession) else Exit.FAILED

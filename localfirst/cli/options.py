@@ -33,3 +33,10 @@ Namespace = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session.", show_default=False)]
+
+
+def checked_remote(remote: str | None) -> str:
+    """The central store, for commands that can't do without."""
+    if remote is None:
+        raise typer.BadParameter("name the central store by --remote or $LOCALFIRST_REMOTE", param_hint="--remote")
+    return remote

@@ -19,6 +19,11 @@ from rich.text import Text
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ENDLESS = 10_000
+
+LOST = (
+    "the central store is another one than before, or was emptied: `localfirst reseed` agrees to send it what is here"
+)
+"""What a person at a command line can do about `RemoteLost`."""
 _STATE_STYLES = {
     "local": "blue",
     "connecting": "yellow",

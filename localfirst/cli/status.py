@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.live import Live
@@ -17,11 +17,14 @@ from localfirst.cli import stores
 from localfirst.cli.exits import Exit
 from localfirst.cli.interrupts import interruptible
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
-from localfirst.cli.output import ago, console, count, duration, plain, print_json, size, state_text
+from localfirst.cli.output import LOST, ago, console, count, duration, name, plain, print_json, size, state_text
+from localfirst.errors import RemoteLost
 from localfirst.status import StoreStatus
 from localfirst.store import Store
 from sync.leader import is_led
 from sync.status import SyncStatus, published
+
+_NAMED = 5
 
 
 def status(
@@ -41,7 +44,7 @@ def status(
     """
     with stores.to_read(store, namespace) as opened:
 
-        def look() -> StoreStatus:
+        def look() -> _Look:
             return _look(opened, remote)
 
         if watch:
@@ -49,7 +52,15 @@ def status(
                 last = _watch(look, interval, as_json)
         else:
             last = _once(look, as_json)
-    raise typer.Exit(Exit.OK if in_order(last) else Exit.NOT_SYNCED)
+    raise typer.Exit(Exit.OK if in_order(last.status) else Exit.NOT_SYNCED)
+
+
+class _Look(NamedTuple):
+    """What is told."""
+
+    status: StoreStatus
+    quarantined: list[str]
+    """The ids of sessions."""
 
 
 def in_order(status: StoreStatus) -> bool:
@@ -61,7 +72,7 @@ def in_order(status: StoreStatus) -> bool:
     return status.state in ("local", "connecting", "online")
 
 
-def _look(store: Store, remote: str | None) -> StoreStatus:
+def _look(store: Store, remote: str | None) -> _Look:
     found = store.status()
     sync = published(store.path, store.namespace)
     led = is_led(store.path, store.namespace)
@@ -70,7 +81,8 @@ def _look(store: Store, remote: str | None) -> StoreStatus:
     elif remote is not None or sync is not None:
         last = _utc(sync.last_synced_at) if sync is not None else None
         found = replace(found, state="connecting" if led else "stopped", last_synced_at=last)
-    return replace(found, remote=stores.describe(remote) if remote else None)
+    quarantined = list(dict.fromkeys(each.session_id for each in store.quarantined()))
+    return _Look(replace(found, remote=stores.describe(remote) if remote else None), quarantined)
 
 
 def _told(status: StoreStatus, sync: SyncStatus) -> StoreStatus:
@@ -80,7 +92,6 @@ def _told(status: StoreStatus, sync: SyncStatus) -> StoreStatus:
         last_synced_at=_utc(sync.last_synced_at),
         last_error=sync.last_error,
         clock_offset=sync.clock_offset,
-        quarantined=sync.quarantined,
     )
 
 
@@ -88,47 +99,47 @@ def _utc(timestamp: float | None) -> datetime | None:
     return None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)
 
 
-def _once(look: Callable[[], StoreStatus], as_json: bool) -> StoreStatus:
+def _once(look: Callable[[], _Look], as_json: bool) -> _Look:
     found = look()
     if as_json:
-        print_json(found)
+        print_json(found.status)
     else:
-        console().print(table(found))
+        console().print(table(*found))
     return found
 
 
-def _watch(look: Callable[[], StoreStatus], interval: float, as_json: bool) -> StoreStatus:
+def _watch(look: Callable[[], _Look], interval: float, as_json: bool) -> _Look:
     found = look()
     out = console()
     try:
         if out.is_terminal and not as_json:
-            with Live(table(found), console=out, auto_refresh=False) as live:
+            with Live(table(*found), console=out, auto_refresh=False) as live:
                 while True:
                     time.sleep(interval)
                     found = look()
-                    live.update(table(found), refresh=True)
+                    live.update(table(*found), refresh=True)
         while True:
             if as_json:
-                print_json(found)
+                print_json(found.status)
             else:
-                out.print(line(found))
+                out.print(line(found.status))
             time.sleep(interval)
             found = look()
     except KeyboardInterrupt:  # The way to end it.
         return found
 
 
-def table(status: StoreStatus) -> Table:
-    """A status for people."""
+def table(status: StoreStatus, quarantined: Sequence[str] = ()) -> Table:
+    """A status for people, with the ids of the sessions in quarantine."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
-    for name, value in _rows(status):
-        grid.add_row(name, value)
+    for title, value in _rows(status, quarantined):
+        grid.add_row(title, value)
     return grid
 
 
-def _rows(status: StoreStatus) -> list[tuple[str, Text]]:
+def _rows(status: StoreStatus, quarantined: Sequence[str]) -> list[tuple[str, Text]]:
     oldest = status.oldest_pending_seconds
     age = f", the oldest for {duration(oldest)}" if oldest is not None else ""
     rows = [
@@ -142,10 +153,16 @@ def _rows(status: StoreStatus) -> list[tuple[str, Text]]:
     if status.clock_offset is not None:
         rows.insert(3, ("clock", Text(f"central store {status.clock_offset:+.3f} s")))
     if status.quarantined:
-        rows.insert(1, ("quarantined", Text(count(status.quarantined, "session"), style="bold red")))
+        rows.insert(1, ("quarantined", _quarantined(status.quarantined, quarantined)))
     if status.last_error:
-        rows.insert(1, ("error", Text(plain(status.last_error), style="red")))
+        rows.insert(1, ("error", Text(_error(status.last_error), style="red")))
     return rows
+
+
+def _quarantined(number: int, sessions: Sequence[str]) -> Text:
+    named = [name(session_id) for session_id in sessions[:_NAMED]] + ["…"] * (len(sessions) > _NAMED)
+    told = f" ({', '.join(named)}): see `localfirst quarantine`"
+    return Text.assemble((count(number, "session"), "bold red"), told)
 
 
 def line(status: StoreStatus) -> Text:
@@ -157,4 +174,8 @@ def line(status: StoreStatus) -> Text:
     )
     if status.quarantined:
         text.append(f", {count(status.quarantined, 'session')} quarantined")
-    return text.append(f": {' '.join(plain(status.last_error).split())}") if status.last_error else text
+    return text.append(f": {' '.join(_error(status.last_error).split())}") if status.last_error else text
+
+
+def _error(told: str) -> str:
+    return LOST if told == str(RemoteLost()) else plain(told)

@@ -34,6 +34,13 @@ def to_read(path: Path | None, namespace: str) -> Iterator[Store]:
 
 
 @contextmanager
+def to_mend(path: Path | None, namespace: str) -> Iterator[Store]:
+    """A store to say something of that whoever syncs the directory acts on. It must be there, as for `to_read`."""
+    with to_read(path, namespace) as store:
+        yield store
+
+
+@contextmanager
 def to_write(path: Path | None, namespace: str) -> Iterator[Store]:
     """A store to write to, made if it is missing. What is written goes up by whoever syncs the directory."""
     with closing(open_local(home(path), namespace)) as store:
@@ -67,5 +74,5 @@ def find(store: Store, session_id: str) -> SessionInfo:
 
 def with_state(info: SessionInfo, *, remote: bool = False) -> SessionInfo:
     """As a store tells it that was opened with its central store; `remote`: there is one."""
-    waits = info.pending > 0 and (remote or info.state == "synced")
+    waits = info.pending > 0 and (info.state == "synced" or (remote and info.state == "local"))
     return replace(info, state="pending") if waits else info

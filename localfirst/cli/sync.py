@@ -6,6 +6,8 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,12 +18,21 @@ import localfirst
 from localfirst.cli import stores
 from localfirst.cli.exits import Exit
 from localfirst.cli.interrupts import interruptible
-from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
+from localfirst.cli.options import AsJson, Namespace, Remote, StorePath, checked_remote
 from localfirst.cli.output import console, count, print_error, print_json
 from localfirst.cli.status import line
+from localfirst.errors import RemoteRejected
+from localfirst.options import RemoteLoss
 from localfirst.status import StoreStatus
 
 _LOOK_SECONDS = 0.2
+
+
+class OnLoss(str, Enum):
+    """`RemoteLoss`, as options are made."""
+
+    RESEED = "reseed"
+    ASK = "ask"
 
 
 def sync(
@@ -35,42 +46,69 @@ def sync(
             "--timeout", metavar="SECONDS", min=0, help="How long --once may take, or the last flush at the end."
         ),
     ] = 30.0,
+    on_loss: Annotated[
+        OnLoss,
+        typer.Option(
+            "--on-remote-loss",
+            help="When the central store has lost what it had, or is another one: send it what is here, or stop until"
+            " `localfirst reseed` (or `quarantine retry`, for one session).",
+        ),
+    ] = OnLoss.RESEED,
     as_json: AsJson = False,
 ) -> None:
     """Sync a store with its central store until SIGINT or SIGTERM.
 
     Applications on the same directory open it with worker="none", or with a worker of their own, which then waits for
     this process to end. Every change of state is told on one line. Exits with 3 when changes are left at the end; they
-    stay in the store and go up the next time.
+    stay in the store and go up the next time. --once exits with 5 when all is in sync but what is in
+    quarantine.
     """
-    if remote is None:
-        raise typer.BadParameter("name the central store by --remote or $LOCALFIRST_REMOTE", param_hint="--remote")
+    url, loss = checked_remote(remote), _loss(on_loss)
     if once:
         with interruptible():
-            _sync_once(stores.home(store), remote, namespace, timeout, as_json)
+            _sync_once(stores.home(store), url, namespace, timeout, loss, as_json)
     else:
-        _sync_on(stores.home(store), remote, namespace, timeout, as_json)
+        _sync_on(stores.home(store), url, namespace, timeout, loss, as_json)
 
 
-def _sync_once(path: Path, remote: str, namespace: str, timeout: float, as_json: bool) -> None:
-    opened = localfirst.open(path, remote=remote, namespace=namespace, worker="none")
+def _loss(chosen: OnLoss) -> RemoteLoss:
+    return "ask" if chosen is OnLoss.ASK else "reseed"
+
+
+def _sync_once(path: Path, remote: str, namespace: str, timeout: float, loss: RemoteLoss, as_json: bool) -> None:
+    opened = localfirst.open(path, remote=remote, namespace=namespace, worker="none", on_remote_loss=loss)
     deadline = time.monotonic() + timeout
     try:
-        opened.flush(timeout)
-        opened.refresh(max(0.1, round(deadline - time.monotonic(), 1)))
+        refused = _refusal_of(lambda: opened.flush(timeout))
+        refused = _refusal_of(lambda: opened.refresh(max(0.1, round(deadline - time.monotonic(), 1)))) or refused
         found = opened.status()
     finally:
         opened.close(timeout=1.0)  # It was tried for long enough.
+    if refused is not None and not found.quarantined:
+        raise refused
     if as_json:
         print_json(found)
-    else:
+    elif not found.quarantined:
         typer.echo(f"in sync with {found.remote}")
+    if found.quarantined:
+        stopped = count(found.quarantined, "session")
+        print_error(f"in sync with {found.remote} but for {stopped} in quarantine: see `localfirst quarantine`")
+        raise typer.Exit(Exit.QUARANTINED)
 
 
-def _sync_on(path: Path, remote: str, namespace: str, timeout: float, as_json: bool) -> None:
+def _refusal_of(call: Callable[[], None]) -> RemoteRejected | None:
+    """What one session ends a call with, after all others were synced."""
+    try:
+        call()
+    except RemoteRejected as error:
+        return error
+    return None
+
+
+def _sync_on(path: Path, remote: str, namespace: str, timeout: float, loss: RemoteLoss, as_json: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     stop = _until_signalled()
-    opened = localfirst.open(path, remote=remote, namespace=namespace)
+    opened = localfirst.open(path, remote=remote, namespace=namespace, on_remote_loss=loss)
     try:
         _tell_changes(opened, stop, as_json)
     finally:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from localfirst.change import EMPTY_DIGEST, check_session_id, extend_digest, new_id
+from localfirst.change import EMPTY_DIGEST, check_session_id, new_id
 from localfirst.clock import wall_ms
 from localfirst.errors import RemoteUnavailable
 from sync.central.base import (
@@ -28,6 +28,7 @@ from sync.central.base import (
     Run,
     Want,
 )
+from sync.central.digests import running_digests
 from sync.central.formats import check_format
 
 
@@ -39,6 +40,8 @@ class _Session:
     digest: int = EMPTY_DIGEST
     checkpoint: Checkpoint | None = None
     admitted_at: int = 0
+    digests: list[int] = field(default_factory=list)
+    """Of the whole log up to each entry."""
 
     @property
     def floor(self) -> int:
@@ -51,6 +54,21 @@ class _Session:
     @property
     def head(self) -> Head:
         return Head(self.generation, self.seq, self.digest)
+
+    def has(self, want: Want) -> bool:
+        """Whether what a puller has is the beginning of this log."""
+        if want.generation is None:
+            return self.floor == 0
+        if want.generation != self.generation or not self.floor <= want.after <= self.seq:
+            return False
+        return want.digest == self._digest_at(want.after)
+
+    def _digest_at(self, seq: int) -> int:
+        if seq == self.seq:
+            return self.digest
+        if seq == self.floor:
+            return self.checkpoint.digest if self.checkpoint else EMPTY_DIGEST
+        return self.digests[seq - self.floor - 1]
 
 
 @dataclass
@@ -107,7 +125,8 @@ class MemoryStore(CentralStore):
         if run.first <= acked:
             return _pushed(PushStatus.OK, session, run, 0, now)
         session.log += [LogEntry(seq, now, data) for seq, data in enumerate(run.changes, session.seq + 1)]
-        session.digest = extend_digest(session.digest, run.changes)
+        session.digests += running_digests(session.digest, run.hashes)
+        session.digest = session.digests[-1]
         session.acked[run.origin] = acked + len(run.changes)
         session.admitted_at = now
         self._tell(session_id, session)
@@ -129,9 +148,9 @@ class MemoryStore(CentralStore):
         session = self._state.sessions.get(check_session_id(want.session_id))
         if session is None:
             return Pulled(None, False, [])
-        after = 0 if want.generation is None else want.after
-        if want.generation not in (None, session.generation) or not session.floor <= after <= session.seq:
+        if not session.has(want):
             return Pulled(session.head, True, [])
+        after = 0 if want.generation is None else want.after
         page: list[LogEntry] = []
         for entry in session.log[after - session.floor :]:
             if page and max_bytes <= 0:
@@ -201,6 +220,7 @@ def _refusal(session: _Session | None, run: Run, acked: int) -> PushStatus | Non
 def _compact(session: _Session, checkpoint: Checkpoint) -> bool:
     if not session.floor < checkpoint.seq <= session.seq:
         return False
-    session.log = session.log[checkpoint.seq - session.floor :]
+    dropped = checkpoint.seq - session.floor
+    session.log, session.digests = session.log[dropped:], session.digests[dropped:]
     session.checkpoint = checkpoint
     return True

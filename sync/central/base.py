@@ -97,6 +97,9 @@ class Want(NamedTuple):
     session_id: str
     generation: str | None
     after: int
+    digest: int
+    """Of everything up to `after`. So a log that was restored, and has grown beyond there with other changes, is known
+    at once, and not only at its end."""
 
 
 class LogEntry(NamedTuple):
@@ -113,8 +116,8 @@ class Pulled(NamedTuple):
     head: Head | None
     """None: there is no such session."""
     resync: bool
-    """The want does not fit the log (another generation, `after` beyond its end, or below its floor): `entries` is
-    empty, and the puller must begin again, from the checkpoint if there is one."""
+    """The want does not fit the log (another generation, `after` beyond its end or below its floor, another digest
+    there): `entries` is empty, and the puller must begin again, from the checkpoint if there is one."""
     entries: list[LogEntry]
     """Consecutive from `after + 1`. The last has `seq == head.seq` unless the page was full."""
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from localfirst.change import EMPTY_DIGEST, check_session_id, extend_digest, new_id
+from localfirst.change import EMPTY_DIGEST, check_session_id, new_id
 from localfirst.clock import wall_ms
 from localfirst.errors import (
     ConfigurationError,
@@ -38,6 +38,7 @@ from sync.central.base import (
     Run,
     Want,
 )
+from sync.central.digests import running_digests
 from sync.central.formats import check_format
 from sync.retry import patiently
 
@@ -79,6 +80,8 @@ class _Entry(msgspec.Struct, array_like=True):
     """A row of a log, key `l <namespace and session> <seq>`."""
 
     admitted_at: int
+    digest: int
+    """Of the log up to this entry."""
     data: bytes
 
 
@@ -142,10 +145,10 @@ class DirectoryStore:
 
     def _append(self, run: Run, session: _Session) -> None:
         session.admitted_at = max(wall_ms(), session.admitted_at)
-        for data in run.changes:
-            session.seq += 1
-            self._rows.insert(self._entry_key(run.session_id, session.seq), _entry(session.admitted_at, data))
-        session.digest = extend_digest(session.digest, run.changes)
+        for data, digest in zip(run.changes, running_digests(session.digest, run.hashes), strict=True):
+            session.seq, session.digest = session.seq + 1, digest
+            row = _encode(_Entry(session.admitted_at, digest, data))
+            self._rows.insert(self._entry_key(run.session_id, session.seq), row)
         session.acked[run.origin] = run.first + len(run.changes) - 1
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
@@ -157,9 +160,30 @@ class DirectoryStore:
             if session is None:
                 return Pulled(None, False, [])
             want = want if want.generation is not None else want._replace(after=0)
-            if want.generation not in (None, session.generation) or not session.floor <= want.after <= session.seq:
+            if not self._has(session, want):
                 return Pulled(session.head, True, [])
             return Pulled(session.head, False, self._entries(want, session.seq, max_bytes))
+
+    def _has(self, session: _Session, want: Want) -> bool:
+        """Whether what a puller has is the beginning of this log."""
+        if not session.floor <= want.after <= session.seq:
+            return False
+        if want.generation is None:
+            return True
+        return want.generation == session.generation and want.digest == self._digest_at(session, want)
+
+    def _digest_at(self, session: _Session, want: Want) -> int:
+        if want.after == session.seq:
+            return session.digest
+        if want.after == session.floor:
+            return session.floor_digest
+        row = self._rows.get(self._entry_key(want.session_id, want.after))
+        if row is None:
+            raise self._hole(want.session_id, want.after)
+        return _entry_decoder.decode(row).digest
+
+    def _hole(self, session_id: str, seq: int) -> RemoteRejected:
+        return RemoteRejected(f"{self._directory}: the log of {session_id!r} has no seq {seq}")
 
     def _entries(self, want: Want, last: int, max_bytes: int) -> list[LogEntry]:
         entries: list[LogEntry] = []
@@ -171,7 +195,7 @@ class DirectoryStore:
             for row_key, value in rows:
                 seq += 1
                 if int.from_bytes(row_key[-8:], "big") != seq:
-                    raise RemoteRejected(f"{self._directory}: the log of {want.session_id!r} has no seq {seq}")
+                    raise self._hole(want.session_id, seq)
                 entry = _entry_decoder.decode(value)
                 entries.append(LogEntry(seq, entry.admitted_at, entry.data))
                 size += len(entry.data)
@@ -294,7 +318,3 @@ def _refusal(run: Run, session: _Session, acked: int) -> PushStatus | None:
 def _pushed(status: PushStatus, session: _Session, acked: int, admitted: int) -> Pushed:
     now = session.admitted_at or wall_ms()
     return Pushed(status, session.generation, acked, admitted, session.seq, session.digest, now)
-
-
-def _entry(admitted_at: int, data: bytes) -> bytes:
-    return _encode(_Entry(admitted_at, data))

@@ -19,7 +19,7 @@ from localfirst.errors import (
     RemoteVersionError,
 )
 from localfirst.testing.conformance import CASES, check
-from localfirst.testing.conformance.harness import bodies, changes, following, run, whole_log
+from localfirst.testing.conformance.harness import bodies, changes, following, having, run, whole_log
 from sync.central.base import FORMAT_VERSION, Hint
 from sync.central.postgres import PostgresStore, hints
 from sync.central.postgres.schema import STEPS
@@ -322,6 +322,21 @@ async def test_a_log_with_a_hole_never_passes_for_a_shorter_one(
     await connection.execute(DAMAGE[damage])
     with pytest.raises(RemoteRejected, match="'s' is damaged"):
         await whole_log(shared, "s", page)
+
+
+async def test_a_puller_whose_place_is_lost_is_not_told_that_its_log_is_another(
+    open_store: OpenStore, connection: Any
+) -> None:
+    shared = open_store()
+    await shared.identify()
+    await shared.push([run("s", "r1", 1, 5)])
+    await connection.execute(DAMAGE["hole in the log"])
+    with pytest.raises(RemoteRejected, match=r"'s' is damaged.*digest of its log up to 3"):
+        await shared.pull([having("s", changes("r1", 1, 3))], PAGE)
+    for generation, known in (("generation-2", 3), ("generation-1", 4), ("generation-1", 6)):
+        want = having("s", changes("r1", 1, known), generation=generation)
+        [page] = await shared.pull([want], PAGE)
+        assert page.resync == (known != 4)
 
 
 async def test_a_session_without_its_log_is_not_pushed_to(open_store: OpenStore, connection: Any) -> None:

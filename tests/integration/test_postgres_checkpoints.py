@@ -15,7 +15,7 @@ from localfirst.change import Change, encode_change
 from localfirst.errors import RemoteRejected, RemoteUnavailable
 from localfirst.testing.conformance.harness import GENERATION, bodies, end_of, run, whole_log
 from localfirst.testing.servers import PostgresServer
-from sync.central.base import Checkpoint, Head, PushStatus
+from sync.central.base import Checkpoint, Head, PushStatus, Want
 from sync.central.postgres import PostgresStore
 from sync.central.postgres import store as store_module
 from tests.conftest import OwnPostgres
@@ -89,6 +89,8 @@ async def test_a_floor_without_its_checkpoint_is_damage(store: PostgresStore, co
     await connection.execute(damage)
     with pytest.raises(RemoteRejected, match=r"'s' is damaged.*checkpoint"):
         await store.checkpoint("s")
+    with pytest.raises(RemoteRejected, match=r"'s' is damaged.*digest of its log up to 3"):
+        await store.pull([Want("s", *FOLDED[:3])], 1_000)
 
 
 async def test_a_log_that_goes_on_meanwhile_is_not_replaced(store: PostgresStore, connection: Any) -> None:

@@ -12,12 +12,13 @@ import asyncpg
 import pytest
 
 from localfirst.change import Change, encode_change, extend_digest
-from localfirst.testing.conformance.harness import PAGE, bodies, run
-from sync.central.base import Checkpoint, Want
+from localfirst.testing.conformance.harness import GENERATION, PAGE, bodies, changes, digest_of, having, run
+from sync.central.base import Checkpoint, Head
 from sync.central.postgres import PostgresStore
 from sync.central.postgres.statements import QUERIES
 
 NAMESPACE = "test"
+FOLDED = Checkpoint(GENERATION, 4, digest_of(changes("r1", 1, 4)), b"folded")
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ async def test_plans_of_reads_go_through_the_primary_keys(
     names = [f"session-{number}" for number in range(100)]
     plans = [
         await explain(connection, "heads", NAMESPACE, names),
-        await explain(connection, "pull", NAMESPACE, names, [None] * 100, [0] * 100, PAGE),
+        await explain(connection, "pull", NAMESPACE, names, [None] * 100, [0] * 100, [None] * 100, PAGE),
+        await explain(connection, "pull", NAMESPACE, names, [GENERATION] * 100, [7] * 100, [1] * 100, PAGE),
         await explain(connection, "sessions", NAMESPACE, "session-1", 10),
     ]
     for plan in plans:
@@ -65,7 +67,11 @@ async def test_plans_of_reads_go_through_the_primary_keys(
             assert "_pkey on " in scan, plan
         assert "session_id" in plan.split("Index Cond:")[1], plan
     assert "sessions_pkey" in plans[0]
-    assert "changes_pkey" in plans[1]
+    for plan in plans[1:3]:
+        assert "changes_pkey" in plan
+        called, _, condition = plan.partition("One-Time Filter: ")
+        assert "page_end" not in called, "it is called for those only that get a page"
+        assert "after < s.head" in condition
 
 
 async def test_plans_within_the_functions_go_through_the_primary_keys(filled: PostgresStore, connection: Any) -> None:
@@ -75,18 +81,23 @@ async def test_plans_within_the_functions_go_through_the_primary_keys(filled: Po
         set auto_explain.log_level = notice; set client_min_messages = notice"""
     )
     connection.add_log_listener(lambda _connection, message: plans.append(message.message))
-    await connection.fetch("select localfirst.page_end($1, 'session-7', 0, 2, 10)", NAMESPACE)
+    await filled.put_checkpoint("session-7", Head(GENERATION, 20, digest_of(changes("r1", 1, 20))), FOLDED, {})
+    for after in (4, 5):
+        page = "select same, last from localfirst.page_end($1, 'session-7', $2, $3, 4, 20, 10)"
+        row = await connection.fetchrow(page, NAMESPACE, after, digest_of(changes("r1", 1, after)))
+        assert tuple(row) == (True, after + 1)
     await connection.fetch(
         "select * from localfirst.push($1, $2, '{g}', '{t}', '{r1}', '{1}', '{21}', '{21}', "
-        "'{1}', '{21}', '{1}', '{0}', '{0}', '{main}', '{append}', $3, '{1}', '{1}')",
+        "'{1}', '{0}', '{0}', '{main}', '{append}', $3, '{1}', '{1}')",
         NAMESPACE,
         ["session-7"],
         [b"[]"],
     )
     await asyncio.sleep(0.1)
     nested = "\n".join(plan for plan in plans if "from localfirst." in plan)
-    assert "Index Scan using changes_pkey" in nested
-    assert "Index Scan using sessions_pkey" in nested
+    for table in ("changes", "checkpoints", "sessions"):
+        assert f"Index Scan using {table}_pkey" in nested
+    assert "seq >= " in nested, "a page begins where its puller is"
     assert "Index Scan using origins_pkey" in nested
     assert "Seq Scan" not in nested
 
@@ -94,11 +105,30 @@ async def test_plans_within_the_functions_go_through_the_primary_keys(filled: Po
 async def test_a_page_reads_no_further_than_it_holds(filled: PostgresStore, connection: Any) -> None:
     await filled.push([run("s", "r1", 1, 20_000)])
     await connection.execute("vacuum analyze localfirst.changes")
-    plan = await connection.fetchval(
-        f"explain (analyze, buffers, format json) {QUERIES['pull']}", NAMESPACE, ["s"], [None], [0], 1000
-    )
+    data = changes("r1", 1, 20_000)
+    for generation, after in ((None, 0), (GENERATION, 10_000), (GENERATION, 19_999)):
+        place = [generation], [after], [digest_of(data[:after]) if generation else None]
+        found, blocks = await rows_and_blocks(connection, ["s"], *place, 1000)
+        assert 1 <= found <= 20
+        assert blocks < 60
+
+
+async def test_a_puller_with_another_digest_reads_next_to_nothing(filled: PostgresStore, connection: Any) -> None:
+    await filled.push([run("s", "r1", 1, 20_000)])
+    await connection.execute("vacuum analyze localfirst.changes")
+    for digest in (1, digest_of(changes("r1", 1, 10_000)) + 1):
+        found, blocks = await rows_and_blocks(connection, ["s"], [GENERATION], [10_000], [digest], 1 << 30)
+        assert (found, blocks < 20) == (1, True)
+
+
+async def rows_and_blocks(connection: Any, *arguments: Any) -> tuple[int, int]:
+    """What a pull returns and reads, when the catalog was read already."""
+    for _ in range(2):
+        plan = await connection.fetchval(
+            f"explain (analyze, buffers, format json) {QUERIES['pull']}", NAMESPACE, *arguments
+        )
     page = json.loads(plan)[0]["Plan"]
-    assert page["Shared Hit Blocks"] + page["Shared Read Blocks"] < 60
+    return page["Actual Rows"], page["Shared Hit Blocks"] + page["Shared Read Blocks"]
 
 
 async def test_a_pull_from_below_the_floor_reads_no_changes(filled: PostgresStore, connection: Any) -> None:
@@ -107,7 +137,7 @@ async def test_a_pull_from_below_the_floor_reads_no_changes(filled: PostgresStor
     assert await filled.put_checkpoint("session-7", head, Checkpoint(head.generation, 5, 0, b""), {})
     for generation in (None, head.generation):
         rows = await connection.fetch(
-            QUERIES["pull"], NAMESPACE, ["session-7"], [generation], [4 if generation else 0], PAGE
+            QUERIES["pull"], NAMESPACE, ["session-7"], [generation], [4 if generation else 0], [0], PAGE
         )
         assert [row["seq"] for row in rows] == [None]
 
@@ -115,7 +145,7 @@ async def test_a_pull_from_below_the_floor_reads_no_changes(filled: PostgresStor
 async def test_the_tail_of_a_long_log_is_what_was_pushed(filled: PostgresStore) -> None:
     data = [encode_change(Change("r1", counter, 1, 0, "main", "append", b"[1]")) for counter in range(1, 20_001)]
     await filled.push([replace(run("s", "r1", 1, 1), changes=data)])
-    [page] = await filled.pull([Want("s", "generation-1", 19_990)], PAGE)
+    [page] = await filled.pull([having("s", data[:19_990])], PAGE)
     assert bodies(page.entries) == data[19_990:]
     assert page.head is not None
     assert page.head.digest == extend_digest(0, data)

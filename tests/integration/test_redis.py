@@ -15,9 +15,19 @@ from redis.exceptions import NoScriptError
 from localfirst.change import extend_digest, new_id
 from localfirst.errors import ConfigurationError, RemoteRejected, RemoteUnavailable, RemoteVersionError
 from localfirst.testing.conformance import CASES, HINT_CASES, Case, check
-from localfirst.testing.conformance.harness import GENERATION, bodies, changes, following, run, whole_log
+from localfirst.testing.conformance.harness import (
+    GENERATION,
+    bodies,
+    changes,
+    end_of,
+    following,
+    having,
+    nothing_of,
+    run,
+    whole_log,
+)
 from localfirst.testing.servers import RedisServer
-from sync.central.base import Hint, Pulled, PushStatus, Want
+from sync.central.base import Hint, Pulled, PushStatus
 from sync.central.redis import RedisStore
 
 OwnRedis = Callable[..., RedisServer]
@@ -60,7 +70,9 @@ async def test_keys_are_as_documented(redis_url: str, client: Any) -> None:
     assert await client.hgetall(f"{prefix}store") == {b"store_id": identity.store_id.encode(), b"format": b"2"}
     assert await client.zrange(f"{prefix}sessions", 0, -1, withscores=True) == [(b"Ann & {Bob}", 0.0)]
     log = await client.lrange(f"{session}:log", 0, -1)
-    assert log[:2] == [b"%d:%s" % (pushed.admitted_at, data) for data in changes("r1", 1, 2)]
+    data = changes("r1", 1, 2)
+    digests = [extend_digest(0, data[:count]).to_bytes(8, "big") for count in (1, 2)]
+    assert log[:2] == [b"%d:%s%s" % (pushed.admitted_at, *pair) for pair in zip(digests, data, strict=True)]
     head = await client.hgetall(f"{session}:head")
     digest = extend_digest(0, changes("r1", 1, 2) + changes("r2", 1, 1))
     assert {key: value for key, value in head.items() if key != b"admitted_at"} == {
@@ -200,7 +212,7 @@ async def test_half_a_session_is_a_missing_one(store: RedisStore, client: Any) -
         await store.push([run(session_id, "r1", 1, 5)])
         await client.delete(store._keys.session(session_id)[half])
         assert await store.heads([session_id]) == [None]
-        assert await store.pull([Want(session_id, GENERATION, 2)], 1_000) == [Pulled(None, False, [])]
+        assert await store.pull([having(session_id, changes("r1", 1, 2))], 1_000) == [Pulled(None, False, [])]
         [pushed] = await store.push([following(session_id, "r1", 6, 1)])
         assert pushed.status is PushStatus.MISSING
         [pushed] = await store.push([run(session_id, "r2", 1, 2, generation="generation-2")])
@@ -255,7 +267,7 @@ async def _all_rejected(store: RedisStore) -> None:
     """Everything about "bad" is rejected; "good" goes on, even in the same batch."""
     calls = (
         store.push([run("bad", "r1", 2, 1), run("good", "r1", 2, 1)]),
-        store.pull([Want("bad", None, 0)], 1_000),
+        store.pull([nothing_of("bad")], 1_000),
         store.heads(["good", "bad"]),
     )
     for call in calls:
@@ -266,15 +278,52 @@ async def _all_rejected(store: RedisStore) -> None:
     assert head.seq == 2
 
 
-@pytest.mark.parametrize(
-    "element", [b"", b"no time", b":", b"x:data", b"-1:data", b"9999999999999999:data", b"1 :data"]
+NO_DIGEST = (b"", b"no time", b":", b"1:", b"1:1234567")
+NO_TIME = (
+    b":12345678data",
+    b"x:12345678data",
+    b"-1:12345678data",
+    b"9999999999999999:12345678data",
+    b"1 :12345678data",
 )
+
+
+@pytest.mark.parametrize("element", NO_DIGEST + NO_TIME)
 async def test_a_log_that_makes_no_sense(store: RedisStore, client: Any, element: bytes) -> None:
-    await store.push([run("s", "r1", 1, 3)])
+    await store.push([run("s", "r1", 1, 4)])
     await client.lset(store._keys.session("s")[1], 1, element)
     with pytest.raises(RemoteRejected, match="session 's'"):
-        await store.pull([Want("s", None, 0)], 1_000)
-    assert len((await store.pull([Want("s", GENERATION, 2)], 1_000))[0].entries) == 1
+        await store.pull([nothing_of("s")], 1_000)
+    at_it, after_it = having("s", changes("r1", 1, 2)), having("s", changes("r1", 1, 3))
+    assert len((await store.pull([after_it], 1_000))[0].entries) == 1
+    if element in NO_TIME:
+        assert await store.pull([at_it], 1_000) == [Pulled(await end_of(store, "s"), True, [])]
+    else:
+        with pytest.raises(RemoteRejected, match=r"session 's'.*change 2 in the log: it has no digest"):
+            await store.pull([at_it], 1_000)
+
+
+async def test_a_place_near_the_end_of_a_long_log_is_found_at_once(own_redis: OwnRedis) -> None:
+    """By the index of its element, from the nearer end: the log is not read for it."""
+    server = own_redis()
+    store = RedisStore(server.url, "n")
+    data = changes("r1", 1, 50_000)
+    for start in range(0, 50_000, 5_000):
+        await store.push([replace(run("s", "r1", start + 1, 1), changes=data[start : start + 5_000])])
+    async with Redis.from_url(server.url) as client:
+        spent: list[float] = []
+        for known in (2, 49_998):
+            want = having("s", data[:known])
+            await client.config_resetstat()
+            for _ in range(200):
+                [page] = await store.pull([want], 1)
+                assert bodies(page.entries) == data[known : known + 1]
+            statistics = await client.info("commandstats")
+            assert statistics["cmdstat_lindex"]["calls"] == 200
+            assert statistics["cmdstat_lrange"]["calls"] == 200
+            spent.append(statistics["cmdstat_lindex"]["usec_per_call"])
+        assert max(spent) < 100, "microseconds"
+    await store.close()
 
 
 async def test_an_index_of_another_type(store: RedisStore, client: Any, namespace: str) -> None:
@@ -327,7 +376,7 @@ async def test_an_identity_that_makes_no_sense(
 async def test_a_cancelled_call_leaves_no_reply_to_the_next(store: RedisStore) -> None:
     await store.push([run(f"s{i}", "r1", 1, 50) for i in range(20)])
     for delay in (0, 0.0005, 0.001, 0.002, 0.005):
-        pulling = asyncio.create_task(store.pull([Want(f"s{i}", None, 0) for i in range(20)], 1 << 20))
+        pulling = asyncio.create_task(store.pull([nothing_of(f"s{i}") for i in range(20)], 1 << 20))
         await asyncio.sleep(delay)
         pulling.cancel()
         await asyncio.gather(pulling, return_exceptions=True)

@@ -50,7 +50,7 @@ class Replica:
         return View(self.log, HybridClock(), session_key("default", name), head, lambda: False)
 
     def write(self, name: str, plan: Plan, turn: int = 0) -> SessionKey:
-        self.view(name).write(plan, fresh=True, turn=turn)
+        self.view(name).write(plan, fresh=True, turn=lambda: turn)
         return session_key("default", name)
 
     def add(self, name: str, *items: Any, turn: int = 0) -> SessionKey:

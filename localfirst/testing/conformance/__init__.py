@@ -16,13 +16,24 @@ server can be shared and needs no cleaning in between. That a newer or older for
 by itself, as only it knows how to write one.
 """
 
-from localfirst.testing.conformance import compacting, identity, naming, pulling, pushing, remaking, replicas, watching
+from localfirst.testing.conformance import (
+    compacting,
+    comparing,
+    identity,
+    naming,
+    pulling,
+    pushing,
+    remaking,
+    replicas,
+    watching,
+)
 from localfirst.testing.conformance.harness import Bench, Case, Connect, check
 
 CASES: tuple[Case, ...] = (
     *identity.CASES,
     *pushing.CASES,
     *pulling.CASES,
+    *comparing.CASES,
     *compacting.CASES,
     *remaking.CASES,
     *replicas.CASES,

@@ -16,10 +16,12 @@ from localfirst.testing.conformance.harness import (
     digest_of,
     end_of,
     following,
+    having,
+    nothing_of,
     run,
     whole_log,
 )
-from sync.central.base import CentralStore, Checkpoint, Head, Pulled, PushStatus, Want
+from sync.central.base import CentralStore, Checkpoint, Head, Pulled, PushStatus
 
 
 def upto(seq: int, *, data: bytes = b"folded") -> Checkpoint:
@@ -57,7 +59,7 @@ async def empty_checkpoint_comes_back(bench: Bench) -> None:
     store, head = await _filled(bench, 2)
     assert await store.put_checkpoint("s", head, upto(1, data=b""), {})
     assert await store.checkpoint("s") == upto(1, data=b"")
-    assert bodies((await store.pull([Want("s", GENERATION, 1)], PAGE))[0].entries) == changes("r1", 2, 1)
+    assert bodies((await store.pull([having("s", changes("r1", 1, 1))], PAGE))[0].entries) == changes("r1", 2, 1)
 
 
 async def pull_goes_on_from_the_floor(bench: Bench) -> None:
@@ -65,13 +67,14 @@ async def pull_goes_on_from_the_floor(bench: Bench) -> None:
     store, head = await _filled(bench, 10)
     assert await store.put_checkpoint("s", head, upto(4), {})
     for after in range(4, 11):
-        [page] = await store.pull([Want("s", GENERATION, after)], PAGE)
+        [page] = await store.pull([having("s", changes("r1", 1, after))], PAGE)
         assert (page.head, page.resync) == (head, False)
         assert [entry.seq for entry in page.entries] == list(range(after + 1, 11))
         assert bodies(page.entries) == changes("r1", after + 1, 10 - after)
-    again = [Want("s", GENERATION, after) for after in (0, 1, 3, 11)] + [Want("s", None, 0), Want("s", "other", 5)]
+    again = [having("s", changes("r1", 1, after)) for after in (0, 1, 3, 11)]
+    again += [nothing_of("s"), having("s", changes("r1", 1, 5), generation="other")]
     assert await store.pull(again, PAGE) == [Pulled(head, True, [])] * len(again)
-    [tiny] = await store.pull([Want("s", GENERATION, 4)], 1)
+    [tiny] = await store.pull([having("s", changes("r1", 1, 4))], 1)
     assert [entry.seq for entry in tiny.entries] == [5]
 
 
@@ -79,12 +82,12 @@ async def whole_log_can_be_compacted(bench: Bench) -> None:
     """A checkpoint may stand for all there is; the log then goes on from it."""
     store, head = await _filled(bench, 5)
     assert await store.put_checkpoint("s", head, upto(5), {})
-    assert await store.pull([Want("s", GENERATION, 5)], PAGE) == [Pulled(head, False, [])]
-    assert await store.pull([Want("s", None, 0)], PAGE) == [Pulled(head, True, [])]
+    assert await store.pull([having("s", changes("r1", 1, 5))], PAGE) == [Pulled(head, False, [])]
+    assert await store.pull([nothing_of("s")], PAGE) == [Pulled(head, True, [])]
     assert await store.sessions("", 10) == ["s"]
     [pushed] = await store.push([following("s", "r1", 6, 2)])
     assert (pushed.status, pushed.acked, pushed.admitted, pushed.head) == (PushStatus.OK, 7, 2, 7)
-    [page] = await store.pull([Want("s", GENERATION, 5)], PAGE)
+    [page] = await store.pull([having("s", changes("r1", 1, 5))], PAGE)
     assert [(entry.seq, entry.data) for entry in page.entries] == list(enumerate(changes("r1", 6, 2), 6))
 
 
@@ -93,7 +96,9 @@ async def push_goes_on_after_a_checkpoint(bench: Bench) -> None:
     store, _ = await _filled(bench, 4)
     await store.push([run("s", "r2", 1, 4)])
     head = await end_of(store, "s")
-    assert await store.put_checkpoint("s", head, upto(6), {"r1": 99, "r9": 9})
+    known = changes("r1", 1, 4) + changes("r2", 1, 2)
+    folded = Checkpoint(GENERATION, 6, digest_of(known), b"folded")
+    assert await store.put_checkpoint("s", head, folded, {"r1": 99, "r9": 9})
     answers = await store.push(
         [
             run("s", "r1", 1, 4),
@@ -112,7 +117,7 @@ async def push_goes_on_after_a_checkpoint(bench: Bench) -> None:
     assert (one.status, one.acked, one.head) == (PushStatus.OK, 6, 10)
     assert (other.status, other.acked, other.head) == (PushStatus.OK, 2, 12)
     assert other.digest == extend_digest(head.digest, added)
-    [page] = await store.pull([Want("s", GENERATION, 6)], PAGE)
+    [page] = await store.pull([having("s", known)], PAGE)
     assert bodies(page.entries) == changes("r2", 3, 2) + added
     assert page.head == Head(GENERATION, 12, other.digest)
 
@@ -125,7 +130,7 @@ async def floor_only_rises(bench: Bench) -> None:
     for seq in (7, 6, 3, 0):
         assert await store.put_checkpoint("s", head, upto(seq, data=b"less"), {}) is False
     assert await store.checkpoint("s") == upto(7, data=b"more")
-    [page] = await store.pull([Want("s", GENERATION, 7)], PAGE)
+    [page] = await store.pull([having("s", changes("r1", 1, 7))], PAGE)
     assert bodies(page.entries) == changes("r1", 8, 3)
 
 
@@ -177,7 +182,7 @@ async def one_of_eight_compactions_wins(bench: Bench) -> None:
     won = await asyncio.gather(*(a.put_checkpoint("s", head, b, {}) for a, b in zip(stores, rising, strict=True)))
     stands = max(seq for seq, done in zip(range(22, 30), won, strict=True) if done)
     assert await stores[1].checkpoint("s") == upto(stands, data=b"%d" % (stands - 22))
-    [page] = await stores[2].pull([Want("s", GENERATION, stands)], PAGE)
+    [page] = await stores[2].pull([having("s", changes("r1", 1, stands))], PAGE)
     assert bodies(page.entries) == changes("r1", stands + 1, 40 - stands)
 
 
@@ -188,7 +193,7 @@ async def compaction_races_pushes(bench: Bench) -> None:
     pushing = asyncio.gather(*(_push_on(store, f"r{number}") for number, store in enumerate(writers, 1)))
     log: list[bytes] = []
     while not pushing.done() or len(log) < (await end_of(folder, "s")).seq:
-        [page] = await folder.pull([Want("s", GENERATION, len(log))], PAGE)
+        [page] = await folder.pull([having("s", log)], PAGE)
         assert not page.resync
         assert page.head is not None
         log += bodies(page.entries)
@@ -216,7 +221,7 @@ async def large_log_is_compacted(bench: Bench) -> None:
     await store.push([many])
     head = await end_of(store, "s")
     assert await store.put_checkpoint("s", head, upto(20_000), {})
-    [page] = await store.pull([Want("s", GENERATION, 20_000)], PAGE)
+    [page] = await store.pull([having("s", changes("r1", 1, 20_000))], PAGE)
     assert bodies(page.entries) == changes("r1", 20_001, 1)
     assert page.head == head
 

@@ -65,6 +65,17 @@ def digest_of(data: Iterable[bytes]) -> int:
     return extend_digest(EMPTY_DIGEST, data)
 
 
+def having(session_id: str, data: Iterable[bytes], *, generation: str = GENERATION) -> Want:
+    """What a puller asks for that has these changes."""
+    known = list(data)
+    return Want(session_id, generation, len(known), digest_of(known))
+
+
+def nothing_of(session_id: str) -> Want:
+    """What a puller asks for that has nothing."""
+    return Want(session_id, None, 0, EMPTY_DIGEST)
+
+
 async def end_of(store: CentralStore, session_id: str) -> Head:
     """Where the log of a session ends that is there."""
     [head] = await store.heads([session_id])
@@ -75,19 +86,20 @@ async def end_of(store: CentralStore, session_id: str) -> Head:
 async def whole_log(store: CentralStore, session_id: str, max_bytes: int = PAGE) -> list[LogEntry]:
     """All of a log, page by page; checks on the way that it is gapless and that its digest is right."""
     log: list[LogEntry] = []
-    generation: str | None = None
+    generation, digest = None, EMPTY_DIGEST
     while True:
-        [page] = await store.pull([Want(session_id, generation, len(log))], max_bytes)
+        [page] = await store.pull([Want(session_id, generation, len(log), digest)], max_bytes)
         if page.head is None:
             assert not log, "a session vanished between two pages"
             return log
         assert not page.resync, f"resync after {len(log)} of {page.head}"
         generation = page.head.generation
         log += page.entries
+        digest = extend_digest(digest, bodies(page.entries))
         assert [entry.seq for entry in log] == list(range(1, len(log) + 1)), "seq has a gap"
         if len(log) >= page.head.seq:
             assert len(log) == page.head.seq
-            assert page.head.digest == digest_of(bodies(log)), "the digest is not that of the log"
+            assert page.head.digest == digest, "the digest is not that of the log"
             return log
         assert page.entries, f"an empty page after {len(log)} of {page.head.seq}"
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from localfirst.errors import ConfigurationError
-from localfirst.testing.conformance.harness import PAGE, Bench, Case, bodies, changes, run, whole_log
-from sync.central.base import CentralStore, Checkpoint, Want
+from localfirst.testing.conformance.harness import PAGE, Bench, Case, bodies, changes, nothing_of, run, whole_log
+from sync.central.base import CentralStore, Checkpoint
 
 ODD_IDS: Final = (
     "x" * 1024,
@@ -79,7 +79,7 @@ async def impossible_ids_are_refused(bench: Bench) -> None:
     store = await bench.open()
     for session_id in IMPOSSIBLE_IDS:
         await _refused(store.push, [run(session_id, "r1", 1, 1)])
-        await _refused(store.pull, [Want(session_id, None, 0)], PAGE)
+        await _refused(store.pull, [nothing_of(session_id)], PAGE)
         await _refused(store.heads, [session_id])
         await _refused(store.checkpoint, session_id)
         await _refused(store.put_checkpoint, session_id, None, Checkpoint("g", 1, 0, b""), {})

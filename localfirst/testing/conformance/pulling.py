@@ -12,10 +12,12 @@ from localfirst.testing.conformance.harness import (
     bodies,
     changes,
     following,
+    having,
+    nothing_of,
     run,
     whole_log,
 )
-from sync.central.base import Pulled, Want
+from sync.central.base import Pulled
 
 
 async def pages_end_at_the_head(bench: Bench) -> None:
@@ -32,9 +34,9 @@ async def page_is_bounded(bench: Bench) -> None:
     store = await bench.open()
     await store.push([run("s", "r1", 1, 300)])
     size = len(changes("r1", 300, 1)[0])
-    [tiny] = await store.pull([Want("s", GENERATION, 0)], 1)
+    [tiny] = await store.pull([having("s", [])], 1)
     assert len(tiny.entries) == 1
-    [some] = await store.pull([Want("s", GENERATION, 100)], 50 * size)
+    [some] = await store.pull([having("s", changes("r1", 1, 100))], 50 * size)
     assert [entry.seq for entry in some.entries] == list(range(101, 101 + len(some.entries)))
     assert 1 <= len(some.entries) <= 100
 
@@ -45,9 +47,9 @@ async def page_is_bounded_with_large_changes(bench: Bench) -> None:
     body = bytes(300_000)
     large = replace(run("s", "r1", 1, 1), changes=changes("r1", 1, 20, body))
     await store.push([large])
-    [page] = await store.pull([Want("s", None, 0)], 1)
+    [page] = await store.pull([nothing_of("s")], 1)
     assert bodies(page.entries) == [large.changes[0]]
-    [page] = await store.pull([Want("s", None, 0)], 1_000_000)
+    [page] = await store.pull([nothing_of("s")], 1_000_000)
     assert 1 <= len(page.entries) <= 6
 
 
@@ -56,7 +58,7 @@ async def nothing_new_is_an_empty_page(bench: Bench) -> None:
     store = await bench.open()
     await store.push([run("s", "r1", 1, 3)])
     [head] = await store.heads(["s"])
-    assert await store.pull([Want("s", GENERATION, 3)], PAGE) == [Pulled(head, False, [])]
+    assert await store.pull([having("s", changes("r1", 1, 3))], PAGE) == [Pulled(head, False, [])]
 
 
 async def other_generation_is_a_resync(bench: Bench) -> None:
@@ -65,7 +67,8 @@ async def other_generation_is_a_resync(bench: Bench) -> None:
     await store.push([run("s", "r1", 1, 3)])
     [head] = await store.heads(["s"])
     for after in (0, 2, 3, 9):
-        assert await store.pull([Want("s", "generation-2", after)], PAGE) == [Pulled(head, True, [])]
+        elsewhere = having("s", changes("r1", 1, after), generation="generation-2")
+        assert await store.pull([elsewhere], PAGE) == [Pulled(head, True, [])]
 
 
 async def place_after_the_head_is_a_resync(bench: Bench) -> None:
@@ -73,13 +76,13 @@ async def place_after_the_head_is_a_resync(bench: Bench) -> None:
     store = await bench.open()
     await store.push([run("s", "r1", 1, 3)])
     [head] = await store.heads(["s"])
-    assert await store.pull([Want("s", GENERATION, 4)], PAGE) == [Pulled(head, True, [])]
+    assert await store.pull([having("s", changes("r1", 1, 4))], PAGE) == [Pulled(head, True, [])]
 
 
 async def missing_session_has_no_head(bench: Bench) -> None:
     """Neither a newcomer nor a puller with a cursor finds what isn't there, and none makes it."""
     store = await bench.open()
-    wants = [Want("s", None, 0), Want("s", GENERATION, 5)]
+    wants = [nothing_of("s"), having("s", changes("r1", 1, 5))]
     assert await store.pull(wants, PAGE) == [Pulled(None, False, []), Pulled(None, False, [])]
     assert await store.heads(["s"]) == [None]
 
@@ -88,7 +91,8 @@ async def pulls_are_answered_in_order(bench: Bench) -> None:
     """One answer per want, in order, for several wants of one session too."""
     store = await bench.open()
     await store.push([run("a", "r1", 1, 3), run("b", "r2", 1, 1)])
-    wants = [Want("b", None, 0), Want("none", None, 0), Want("a", GENERATION, 2), Want("a", None, 0), Want("a", "x", 1)]
+    some, other = having("a", changes("r1", 1, 2)), having("a", changes("r1", 1, 1), generation="x")
+    wants = [nothing_of("b"), nothing_of("none"), some, nothing_of("a"), other]
     pulled = await store.pull(wants, PAGE)
     assert [page.head and page.head.seq for page in pulled] == [1, None, 3, 3, 3]
     assert [[entry.seq for entry in page.entries] for page in pulled] == [[1], [], [3], [1, 2, 3], []]

@@ -14,6 +14,8 @@ from localfirst.testing.conformance.harness import (
     changes,
     end_of,
     following,
+    having,
+    nothing_of,
     run,
     whole_log,
 )
@@ -30,8 +32,8 @@ async def missing_session_is_made(bench: Bench) -> None:
     assert await store.heads(["s"]) == [HEAD]
     assert await store.sessions("", 10) == ["s"]
     assert await store.checkpoint("s") == MADE
-    assert await store.pull([Want("s", "made", 9)], PAGE) == [Pulled(HEAD, False, [])]
-    assert await store.pull([Want("s", None, 0), Want("s", "made", 8)], PAGE) == [Pulled(HEAD, True, [])] * 2
+    assert await store.pull([Want("s", *HEAD)], PAGE) == [Pulled(HEAD, False, [])]
+    assert await store.pull([nothing_of("s"), Want("s", "made", 8, 0)], PAGE) == [Pulled(HEAD, True, [])] * 2
 
 
 async def push_goes_on_where_acked_ended(bench: Bench) -> None:
@@ -63,7 +65,7 @@ async def push_goes_on_where_acked_ended(bench: Bench) -> None:
         (PushStatus.OK, 1, 13),
     ]
     assert answers[-1].digest == extend_digest(MADE.digest, added)
-    [page] = await store.pull([Want("s", "made", 9)], PAGE)
+    [page] = await store.pull([Want("s", *HEAD)], PAGE)
     assert [(entry.seq, entry.data) for entry in page.entries] == list(enumerate(added, 10))
 
 
@@ -112,7 +114,8 @@ async def session_is_replaced(bench: Bench) -> None:
         assert await store.put_checkpoint(session_id, head, made, {"r1": 2}) is True
         assert await store.heads([session_id]) == [Head(*made[:3])]
         assert await store.checkpoint(session_id) == made
-        wants = [Want(session_id, GENERATION, 5), Want(session_id, "made", 0), Want(session_id, "made", seq)]
+        wants = [having(session_id, changes("r1", 1, 5)), having(session_id, [], generation="made")]
+        wants.append(Want(session_id, *made[:3]))
         resyncs = [page.resync for page in await store.pull(wants, PAGE)]
         assert resyncs == [True, True, False]
         old, gone, known, rest = await store.push(
@@ -125,7 +128,7 @@ async def session_is_replaced(bench: Bench) -> None:
         )
         assert [each.status.name for each in (old, gone, known, rest)] == ["GENERATION", "GAP", "OK", "OK"]
         assert (gone.acked, known.acked, rest.acked, rest.head) == (0, 2, 4, seq + 2)
-        [page] = await store.pull([Want(session_id, "made", seq)], PAGE)
+        [page] = await store.pull([Want(session_id, *made[:3])], PAGE)
         assert bodies(page.entries) == changes("r1", 3, 2)
     assert bodies(await whole_log(store, "other")) == changes("r1", 1, 1)
 
@@ -145,7 +148,7 @@ async def compacted_session_is_replaced(bench: Bench) -> None:
     assert head.seq == 33
     assert await store.put_checkpoint("s", head, Checkpoint("again", 32, 2, b"last"), {})
     assert await store.checkpoint("s") == Checkpoint("again", 32, 2, b"last")
-    [page] = await store.pull([Want("s", "again", 32)], PAGE)
+    [page] = await store.pull([Want("s", "again", 32, 2)], PAGE)
     assert bodies(page.entries) == changes("r1", 4, 1)
 
 

@@ -108,7 +108,6 @@ def _waves(runs: Sequence[Run]) -> list[list[int]]:
 def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
     """The arguments of localfirst.push, from `p_sessions` on."""
     lengths = [len(run.changes) for run in runs]
-    counters = [counter for run in runs for counter in range(run.first, run.first + len(run.changes))]
     rows = [row(change, run.origin, counter) for run in runs for counter, change in enumerate(run.changes, run.first)]
     hashes = [pair for run in runs for pair in split_hashes(run.hashes)]
     return (
@@ -119,8 +118,6 @@ def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
         list(accumulate(lengths[:-1], initial=1)),
         [run.first for run in runs],
         [run.first + length - 1 for run, length in zip(runs, lengths, strict=True)],
-        [number for number, length in enumerate(lengths, 1) for _ in range(length)],
-        counters,
         [each.time for each in rows],
         [each.base for each in rows],
         [each.turn for each in rows],

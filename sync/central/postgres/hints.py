@@ -15,7 +15,7 @@ from sync.central.postgres.statements import QUERIES
 
 MAX_PAYLOAD: Final = 7999
 """Bytes; Postgres takes less than 8,000."""
-PROBE_SECONDS: Final = 15.0
+PROBE_SECONDS: Final = 60.0
 ANSWER_SECONDS: Final = 10.0
 """A server that went away without a word is noticed within the sum of the two."""
 MAX_WAITING: Final = 10_000

@@ -25,25 +25,36 @@ on conflict (single) do update set format = excluded.format, schema_step = exclu
 -- name: push
 -- Admit runs, at most one per session.
 select run, status, generation, acked, admitted, head, digest, admitted_at
-from localfirst.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
+from localfirst.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
 
 -- name: notify
 -- Tell watchers which sessions moved; one payload each.
 select pg_notify($1, payload) from unnest($2::text[]) as payload;
 
 -- name: pull
--- A page of each log: one row per change, or a single row without a change. No head: no such session.
-select w.n, l.generation, l.head, l.digest, l.floor, page.last, c.seq,
-    (extract(epoch from c.admitted_at) * 1000)::bigint as admitted_at,
+-- A page of each log: one row per change, or a single row without a change. No head: no such session. What the puller
+-- has is the same as the log up to there, or not; null if the log has lost its digest. Who has nothing has none.
+select w.n, l.generation, l.head, l.digest,
+    case
+        when l.generation <> w.generation or w.after not between l.floor and l.head then false
+        when w.after = l.head then coalesce(w.digest = l.digest, true)
+        else page.same
+    end as same,
+    page.last, c.seq, (extract(epoch from c.admitted_at) * 1000)::bigint as admitted_at,
     c.origin, c.counter, c.time, c.base, c.branch, c.kind, c.body, c.turn
-from unnest($2::text[], $3::text[], $4::bigint[]) with ordinality as w (session_id, generation, after, n)
+from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) with ordinality
+    as w (session_id, generation, after, digest, n)
 left join lateral (
     select s.generation, s.head, s.digest, s.floor from localfirst.sessions as s
     where s.namespace = $1 and s.session_id = w.session_id
     offset 0
 ) as l on true
-left join lateral localfirst.page_end($1, w.session_id, w.after, l.head, $5) as page (last)
-    on l.generation = coalesce(w.generation, l.generation) and w.after >= l.floor and w.after < l.head
+left join lateral (
+    select e.same, e.last
+    from localfirst.page_end($1, w.session_id, w.after, w.digest, l.floor, l.head, $6) as e
+    where l.generation = coalesce(w.generation, l.generation) and w.after >= l.floor and w.after < l.head
+    offset 0 -- Called for these only.
+) as page on true
 left join lateral (
     select * from localfirst.changes as c
     where c.namespace = $1 and c.session_id = w.session_id and c.seq > w.after and c.seq <= page.last

@@ -84,6 +84,7 @@ create table localfirst.changes (
     session_id  text collate "C" not null,
     seq         bigint not null,
     admitted_at timestamptz not null,
+    digest      bigint not null,
     origin      text collate "C" not null,
     counter     bigint not null,
     time        bigint,
@@ -100,6 +101,8 @@ create index changes_removals on localfirst.changes (namespace, session_id) wher
 comment on table localfirst.changes is 'The log of every session. Rows are written once and never updated.';
 comment on column localfirst.changes.seq is 'Place in the log of its session.';
 comment on column localfirst.changes.admitted_at is 'Clock of this server, in whole milliseconds.';
+comment on column localfirst.changes.digest is
+    'Fingerprint of the log up to this change, by which a replica that has so much of it knows that it is the same log.';
 comment on column localfirst.changes.origin is 'The replica that made the change.';
 comment on column localfirst.changes.counter is '1, 2, 3, ... among the changes of this origin to this session.';
 comment on column localfirst.changes.time is 'Clock of the author: Unix milliseconds << 16 | logical count.';
@@ -115,13 +118,13 @@ comment on column localfirst.changes.body is 'JSON in UTF-8, or sealed: convert_
 -- What clients call, one round trip each.
 
 -- Admit runs, at most one per session; see CentralStore.push. Run n consists of p_sessions[n], p_generations[n], ...;
--- its changes are those with p_run = n, in order, the first of them at index p_starts[n].
+-- its changes stand one after the other from index p_starts[n] on, up to where the next run's begin.
 create function localfirst.push(
     p_namespace text,
     p_sessions text[], p_generations text[], p_fresh boolean[], p_origins text[],
     p_starts bigint[], p_firsts bigint[], p_lasts bigint[],
-    p_run integer[], p_counter bigint[], p_time bigint[], p_base bigint[], p_turn bigint[], p_branch text[],
-    p_kind text[], p_body bytea[], p_hash0 bigint[], p_hash1 bigint[]
+    p_time bigint[], p_base bigint[], p_turn bigint[], p_branch text[], p_kind text[], p_body bytea[],
+    p_hash0 bigint[], p_hash1 bigint[]
 ) returns table (
     run integer, status text, generation text, acked bigint, admitted bigint, head bigint, digest bigint,
     admitted_at bigint
@@ -141,6 +144,8 @@ declare
     new_head bigint[] := array_fill(null::bigint, array[runs]);
     new_digest bigint[] := array_fill(null::bigint, array[runs]);
     new_time timestamptz[] := array_fill(null::timestamptz, array[runs]);
+    -- Per change; null for those that are not admitted.
+    digests bigint[] := array_fill(null::bigint, array[cardinality(p_body)]);
     now_ms timestamptz;
     lane0 bigint;
     lane1 bigint;
@@ -204,6 +209,7 @@ begin
             for i in p_starts[run] .. p_starts[run] + p_lasts[run] - p_firsts[run] loop
                 lane0 := (lane0 * 1299709 + p_hash0[i]) % 2147483647;
                 lane1 := (lane1 * 1299721 + p_hash1[i]) % 2147483629;
+                digests[i] := lane0 << 32 | lane1;
             end loop;
             admitted := p_lasts[run] - acked;
             acked := p_lasts[run];
@@ -217,12 +223,14 @@ begin
     end loop;
 
     insert into localfirst.changes
-        (namespace, session_id, seq, admitted_at, origin, counter, time, base, turn, branch, kind, body)
-    select p_namespace, p_sessions[c.run], new_head[c.run] - p_lasts[c.run] + c.counter, new_time[c.run],
-        p_origins[c.run], c.counter, c.time, c.base, c.turn, c.branch, c.kind, c.body
-    from unnest(p_run, p_counter, p_time, p_base, p_turn, p_branch, p_kind, p_body)
-        as c (run, counter, time, base, turn, branch, kind, body)
-    where new_head[c.run] is not null;
+        (namespace, session_id, seq, admitted_at, digest, origin, counter, time, base, turn, branch, kind, body)
+    select p_namespace, p_sessions[r.run], new_head[r.run] - p_lasts[r.run] + r.counter, new_time[r.run], c.digest,
+        p_origins[r.run], r.counter, c.time, c.base, c.turn, c.branch, c.kind, c.body
+    from unnest(digests, p_time, p_base, p_turn, p_branch, p_kind, p_body) with ordinality
+        as c (digest, time, base, turn, branch, kind, body, n)
+    cross join lateral (select width_bucket(c.n, p_starts) as n) as at
+    cross join lateral (select at.n as run, p_firsts[at.n] + c.n - p_starts[at.n] as counter) as r
+    where new_head[r.run] is not null;
 
     insert into localfirst.sessions (namespace, session_id, generation, head, digest, updated_at)
     select p_namespace, p_sessions[r.n], p_generations[r.n], new_head[r.n], new_digest[r.n], new_time[r.n]
@@ -240,10 +248,12 @@ end $$;
 comment on function localfirst.push is 'Admits runs of changes, each in one atomic step.';
 
 -- The seq at which a page ends that begins after p_after: where it holds p_max_bytes, else the end of the log. Reads
--- no further than that, however long the log is.
+-- no further than that, however long the log is. And whether p_digest is that of the log up to p_after, which lies
+-- between its floor and its end; null: it is lost. If it isn't the same, there is no page.
 create function localfirst.page_end(
-    p_namespace text, p_session_id text, p_after bigint, p_head bigint, p_max_bytes bigint
-) returns bigint
+    p_namespace text, p_session_id text, p_after bigint, p_digest bigint, p_floor bigint, p_head bigint,
+    p_max_bytes bigint, out same boolean, out last bigint
+)
 language plpgsql stable
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -253,21 +263,38 @@ declare
     c record;
     total bigint := 0;
 begin
+    if p_digest is null then -- Of one who has nothing.
+        same := true;
+    elsif p_after = 0 then
+        same := p_digest = 0;
+    elsif p_after = p_floor then
+        select k.digest = p_digest into same from localfirst.checkpoints as k
+        where k.namespace = p_namespace and k.session_id = p_session_id and k.seq = p_floor;
+    end if;
     for c in
-        select l.seq, octet_length(l.body) + octet_length(l.origin) + coalesce(octet_length(l.branch || l.kind), 0)
+        select l.seq, l.digest, octet_length(l.body) + octet_length(l.origin) + coalesce(octet_length(l.branch || l.kind), 0)
             + 24 as size -- And the numbers; near enough to the wire encoding.
         from localfirst.changes as l
-        where l.namespace = p_namespace and l.session_id = p_session_id and l.seq > p_after and l.seq <= p_head
+        where l.namespace = p_namespace and l.session_id = p_session_id and l.seq >= p_after and l.seq <= p_head
         order by l.seq
     loop
+        if c.seq = p_after then
+            same := c.digest = p_digest;
+            continue when same;
+        end if;
+        if same is not true then
+            return;
+        end if;
         total := total + c.size;
         if total >= p_max_bytes then
-            return c.seq;
+            last := c.seq;
+            return;
         end if;
     end loop;
-    return p_head;
+    last := p_head;
 end $$;
-comment on function localfirst.page_end is 'The seq of the last change in a page of a log.';
+comment on function localfirst.page_end is
+    'Whether a log is the one that a puller has, and the seq of the last change in a page of it.';
 
 -- Put a checkpoint by compare-and-set; see CentralStore.put_checkpoint. p_expected is null: the session must be missing.
 create function localfirst.put_checkpoint(

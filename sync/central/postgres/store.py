@@ -133,8 +133,10 @@ class PostgresStore(CentralStore):
         session_ids = [want.session_id for want in wants]
         generations = [want.generation for want in wants]
         afters = [want.after for want in wants]
+        digests = [None if want.generation is None else want.digest for want in wants]
+        arguments = self._namespace, session_ids, generations, afters, digests, max_bytes
         async with self._connection() as connection:
-            rows = await connection.fetch(QUERIES["pull"], self._namespace, session_ids, generations, afters, max_bytes)
+            rows = await connection.fetch(QUERIES["pull"], *arguments)
         rows.sort(key=itemgetter(0))  # They come so; SQL just does not promise it.
         return [_page(wants[n - 1], list(page)) for n, page in groupby(rows, itemgetter(0))]
 
@@ -276,12 +278,14 @@ class PostgresStore(CentralStore):
 
 
 def _page(want: Want, rows: Sequence[Any]) -> Pulled:
-    """One page from the rows of one session, each `(n, generation, head, digest, floor, last, seq, admitted_at, …)`."""
-    _, generation, seq, digest, floor, last, *_ = rows[0]
+    """One page from the rows of one session, each `(n, generation, head, digest, same, last, seq, admitted_at, …)`."""
+    _, generation, seq, digest, same, last, *_ = rows[0]
     if generation is None:
         return Pulled(None, resync=False, entries=[])
     head = Head(generation, seq, digest)
-    if want.generation not in (None, generation) or not floor <= want.after <= seq:
+    if same is None:
+        raise _damaged(want.session_id, f"the digest of its log up to {want.after} is missing")
+    if not same:
         return Pulled(head, resync=True, entries=[])
     entries = [LogEntry(row[6], row[7], data(row[8:])) for row in rows if row[6] is not None]
     _check_complete(want, entries, want.after if last is None else last)

@@ -11,9 +11,8 @@ end
 if not head or head.floor == 0 then
     return false
 end
-local digest = redis.call('HMGET', KEYS[1], 'floor_digest0', 'floor_digest1')
-local digest0, digest1 = number(digest[1]), number(digest[2])
-if not digest0 or not digest1 then
-    return redis.error_reply('MALFORMED digest of the floor in the session\'s head')
+local digest0, digest1 = floor_digest(head)
+if not digest0 then
+    return redis.error_reply(digest1)
 end
 return {head.generation, head.floor, digest0, digest1, redis.call('GET', KEYS[3])}

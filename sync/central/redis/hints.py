@@ -15,7 +15,7 @@ from localfirst.errors import RemoteUnavailable
 from sync.central.base import Hint
 from sync.central.redis.errors import Server, translate
 
-QUIET_SECONDS = 15.0
+QUIET_SECONDS = 60.0
 """After so long without a message the server is asked whether it is still there."""
 ANSWER_SECONDS = 10.0
 """It has so long to answer."""

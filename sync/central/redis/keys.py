@@ -10,7 +10,9 @@
 |                                     |            | the last change; `acked:<origin>`, the highest counter of    |
 |                                     |            | each origin in the log or below its floor                    |
 | `localfirst:<ns>:{<session>}:log`   | list       | changes after `floor`, oldest first:                         |
-|                                     |            | `<admitted_at>:<wire bytes>`                                 |
+|                                     |            | `<admitted_at>:<digest><wire bytes>`; the digest is of the   |
+|                                     |            | log up to this change, in 8 bytes: two 32-bit numbers,       |
+|                                     |            | big-endian                                                   |
 | `localfirst:<ns>:{<session>}:`      | string     | what stands for the changes up to `floor`; there if `floor`  |
 | `checkpoint`                        |            | isn't 0                                                      |
 | `localfirst:<ns>:hints`             | channel    | JSON `[session id, generation, seq]` of sessions as they move|

@@ -4,6 +4,7 @@
 -- ARGV[1]   generation that the puller has; empty: it has nothing, and takes any
 -- ARGV[2]   the last seq that it has
 -- ARGV[3]   bytes after which the page is full; it always has at least one element, if there is any
+-- ARGV[4]   and ARGV[5]: the digest of all that it has; not looked at if it has nothing
 --
 -- Reply: nil if there is no such session, else {generation, seq, digest0, digest1, resync, elements};
 -- resync is 1, and there are no elements, if the puller's place is not in this log.
@@ -11,6 +12,7 @@
 local STEP_LIMIT = 128
 
 local generation, after, room = ARGV[1], tonumber(ARGV[2]), math.max(1, tonumber(ARGV[3]))
+local digest0, digest1 = tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local head, problem = read_head()
 if problem then
@@ -24,8 +26,31 @@ local function reply(resync, elements)
     return {head.generation, head.seq, head.digest0, head.digest1, resync, elements}
 end
 
-if (generation ~= '' and generation ~= head.generation) or after > head.seq or after < head.floor then
+-- The digest of the log up to `after`, or nil and the error to reply.
+local function digest_there()
+    if after == head.seq then
+        return head.digest0, head.digest1
+    elseif after == head.floor then
+        return floor_digest(head)
+    end
+    local element = redis.call('LINDEX', KEYS[2], after - head.floor - 1) -- it is walked to from the nearer end
+    local place = string.find(element, ':', 1, true)
+    if not place or #element < place + 8 then
+        return nil, string.format('MALFORMED change %.0f in the log: it has no digest', after)
+    end
+    return struct.unpack('>I4I4', element, place + 1)
+end
+
+if after > head.seq or after < head.floor or (generation ~= '' and generation ~= head.generation) then
     return reply(1, {})
+end
+if generation ~= '' then
+    local there0, there1 = digest_there()
+    if not there0 then
+        return redis.error_reply(there1)
+    elseif there0 ~= digest0 or there1 ~= digest1 then
+        return reply(1, {})
+    end
 end
 
 -- Steps grow from one element on, so that a small page of big changes doesn't read far more than it returns.

@@ -45,23 +45,20 @@ local function reply(status, admitted)
 end
 
 -- Products stay below 2^53 and quotients below 2^21, so `*` and `%` on doubles are exact.
-local function extend_digest()
-    for i = 1, count do
-        local hash0, hash1 = struct.unpack('>I4I4', hashes, (i - 1) * 8 + 1)
-        head.digest0 = (head.digest0 * FACTOR0 + hash0) % PRIME0
-        head.digest1 = (head.digest1 * FACTOR1 + hash1) % PRIME1
-    end
-end
-
 local function append()
     local stamp = string.format('%.0f:', now)
+    local digest0, digest1 = head.digest0, head.digest1
     for start = 1, count, CHUNK do
         local elements = {}
         for i = start, math.min(start + CHUNK - 1, count) do
-            elements[#elements + 1] = stamp .. ARGV[CHANGES + i]
+            local hash0, hash1 = struct.unpack('>I4I4', hashes, (i - 1) * 8 + 1)
+            digest0 = (digest0 * FACTOR0 + hash0) % PRIME0
+            digest1 = (digest1 * FACTOR1 + hash1) % PRIME1
+            elements[#elements + 1] = stamp .. struct.pack('>I4I4', digest0, digest1) .. ARGV[CHANGES + i]
         end
         redis.call('RPUSH', KEYS[2], unpack(elements))
     end
+    head.digest0, head.digest1 = digest0, digest1
 end
 
 if not head and not fresh then
@@ -81,7 +78,6 @@ if not head then
     redis.call('UNLINK', unpack(KEYS)) -- parts of a lost session may still be there
     head = {generation = generation, seq = 0, digest0 = 0, digest1 = 0, floor = 0}
 end
-extend_digest()
 append()
 head.seq = head.seq + count
 acked = first + count - 1

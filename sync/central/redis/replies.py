@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -11,6 +12,7 @@ from sync.central.base import FORMAT_VERSION, Checkpoint, Head, Identity, LogEnt
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 _Lane = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+_DIGEST_BYTES: Final = 8
 
 
 class _Identity(NamedTuple):
@@ -103,7 +105,7 @@ def pulled(reply: Any, after: int) -> Pulled:
         return Pulled(None, False, [])
     page: _Page = _convert(reply, _Page)
     end = Head(_text(page.generation), page.seq, page.digest0 << 32 | page.digest1)
-    return Pulled(end, page.resync == 1, [_entry(seq, element) for seq, element in enumerate(page.elements, after + 1)])
+    return Pulled(end, page.resync == 1, list(_entries(page.elements, after + 1)))
 
 
 def count(reply: Any) -> int:
@@ -118,11 +120,16 @@ def members(reply: Any) -> list[bytes]:
     return found
 
 
-def _entry(seq: int, element: bytes) -> LogEntry:
-    admitted_at, separator, data = element.partition(b":")
-    if not separator:
-        raise RemoteRejected(f"change {seq} in the log has no time")
-    return LogEntry(seq, _number(admitted_at), data)
+def _entries(elements: list[bytes], first: int) -> Iterator[LogEntry]:
+    stamp, admitted_at, start = b":", 0, 0
+    for seq, element in enumerate(elements, first):
+        if not start or not element.startswith(stamp):  # Changes of one push have the same.
+            time, separator, _ = element.partition(b":")
+            stamp, admitted_at = time + separator, _number(time)
+            start = len(stamp) + _DIGEST_BYTES
+        if len(element) < start:
+            raise RemoteRejected(f"change {seq} in the log has no digest")
+        yield LogEntry(seq, admitted_at, element[start:])
 
 
 def _convert(reply: Any, to: Any) -> Any:

@@ -1,7 +1,8 @@
 -- What every script on one session begins with; put in front of the others when they are loaded. It writes nothing.
 --
 -- KEYS[1]  head of the session, a hash: generation, seq, digest0, digest1, floor, admitted_at, acked:<origin>, …
--- KEYS[2]  log of the session, a list: one element for each change after `floor`, "<admitted_at>:<wire bytes>"
+-- KEYS[2]  log of the session, a list: one element for each change after `floor`, "<admitted_at>:<digest><wire bytes>";
+--          the digest is that of the log up to this change: two big-endian 32-bit numbers
 -- KEYS[3]  checkpoint of the session, a string: stands for all changes up to `floor`; there unless `floor` is 0
 
 local LANE_LIMIT = 2147483648 -- above both digest primes
@@ -47,5 +48,18 @@ local function read_head()
         return nil, 'MALFORMED digest in the session\'s head'
     end
     return is_whole(head) and head or nil
+end
+
+-- The digest of the log up to its floor, or nil and the error to reply.
+local function floor_digest(head)
+    if head.floor == 0 then
+        return 0, 0
+    end
+    local values = redis.call('HMGET', KEYS[1], 'floor_digest0', 'floor_digest1')
+    local digest0, digest1 = number(values[1]), number(values[2])
+    if not digest0 or not digest1 then
+        return nil, 'MALFORMED digest of the floor in the session\'s head'
+    end
+    return digest0, digest1
 end
 

@@ -163,7 +163,7 @@ class RedisStore(CentralStore):
 
     def _pull(self, want: Want, max_bytes: int) -> Command:
         keys = self._keys.session(check_session_id(want.session_id))
-        return scripts.PULL.call(keys, want.generation or "", _after(want), max_bytes)
+        return scripts.PULL.call(keys, want.generation or "", _after(want), max_bytes, *divmod(want.digest, _LANE))
 
     async def _index_page(self, after: bytes, limit: int) -> list[bytes]:
         [answer] = await self._ask([("ZRANGEBYLEX", self._keys.sessions, b"(" + after, b"+", b"LIMIT", 0, limit)])

@@ -1,0 +1,442 @@
+"""The command line for what needs somebody to act: quarantine, verify, and a central store that lost what it had."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import localfirst
+from localfirst.change import new_id
+from localfirst.cli.app import app
+from localfirst.errors import RemoteRejected
+from sync.central import connect
+from sync.central.base import Pushed, Run
+from sync.central.directory import DirectoryStore
+from tests.polling import eventually
+
+UNREACHABLE = "redis://:hunter2@127.0.0.1:1/0"
+REPAIRS = (["quarantine"], ["quarantine", "retry"], ["quarantine", "discard"], ["verify"], ["reseed"])
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCALFIRST_HOME", "LOCALFIRST_REMOTE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A store with two sessions, that never met a central store."""
+    directory = tmp_path / "store"
+    with localfirst.open(directory) as store:
+        for session_id in ("good", "user-1"):
+            store.session(session_id).add_message("user", "Hello")
+    return directory
+
+
+@pytest.fixture
+def central(tmp_path: Path) -> str:
+    """The URL of a directory as central store."""
+    return (tmp_path / "central").as_uri()
+
+
+@pytest.fixture
+def run(home: Path) -> Invoke:
+    """Run a command in this process, on that store."""
+
+    def invoke(*arguments: object, **options: Any) -> Result:
+        environment = {"LOCALFIRST_HOME": str(home)}
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment, **options)
+
+    return invoke
+
+
+def error_of(result: Result) -> str:
+    """The one line on stderr of a command that failed."""
+    assert isinstance(result.exception, SystemExit)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("localfirst: ")
+    return line
+
+
+def push_foreign(url: str, session_id: str, data: bytes) -> None:
+    """Put bytes into a session's central log, as another replica would."""
+
+    async def push() -> None:
+        store = connect(url, "default")
+        await store.identify()
+        (head,) = await store.heads([session_id])
+        await store.push([Run(session_id, head.generation if head else new_id(), True, new_id(), 1, [data])])
+        await store.close()
+
+    asyncio.run(push())
+
+
+@pytest.fixture
+def poisoned(run: Invoke, central: str, tmp_path: Path) -> str:
+    """A session that can't be read in the central store beyond its second change, and a third change behind that."""
+    assert run("sync", "--once", "--remote", central).exit_code == 0
+    push_foreign(central, "user-1", b"\xc1 of a later version")
+    with localfirst.open(tmp_path / "other", remote=central, worker="none") as other:
+        other.session("user-1").add_message("user", "behind it")
+        other.flush(5)
+        with pytest.raises(RemoteRejected):
+            other.refresh(5)
+    return "user-1"
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The central store takes no change with a certain word in it."""
+    push = DirectoryStore.push
+
+    async def picky(store: DirectoryStore, runs: Sequence[Run]) -> list[Pushed]:
+        if any(b"forbidden" in change for each in runs for change in each.changes):
+            raise RemoteRejected("that word is not taken here")
+        return await push(store, runs)
+
+    monkeypatch.setattr(DirectoryStore, "push", picky)
+
+
+# Help.
+
+
+@pytest.mark.parametrize("command", REPAIRS, ids=" ".join)
+def test_help_tells_the_exit_codes(command: list[str], run: Invoke) -> None:
+    text = " ".join(run(*command, "--help").output.split())
+    assert "5 something is in quarantine" in text
+    assert "6 here and central store differ" in text
+    assert "--json" in text
+    assert "--store PATH" in text
+
+
+@pytest.mark.parametrize("command", [["quarantine"], ["quarantine", "retry", "--all"], ["verify"], ["reseed"]])
+def test_none_of_them_makes_a_store(command: list[str], run: Invoke, tmp_path: Path, central: str) -> None:
+    remote = ["--remote", central] if command == ["verify"] else []
+    result = run(*command, *remote, "--store", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "there is no store in" in error_of(result)
+    assert not (tmp_path / "nowhere").exists()
+
+
+# What is in quarantine.
+
+
+def test_nothing_is_in_quarantine(run: Invoke) -> None:
+    result = run("quarantine")
+    assert (result.exit_code, result.output) == (0, "nothing is in quarantine\n")
+    assert run("quarantine", "--json").output == "[]\n"
+    result = run("quarantine", "retry", "--all")
+    assert (result.exit_code, result.output) == (0, "0 sessions to be tried again at the next sync\n")
+
+
+def test_sync_once_goes_on_with_all_others_and_says_so(run: Invoke, central: str, poisoned: str) -> None:
+    with localfirst.open(run_home(run)) as store:
+        store.session("good").add_message("user", "also this")
+        store.session(poisoned).add_message("user", "pushed though it can't be pulled")
+    result = run("sync", "--once", "--remote", central)
+    assert result.exit_code == 5
+    assert "1 session in quarantine: see `localfirst quarantine`" in error_of(result)
+    found = json.loads(run("sync", "--once", "--remote", central, "--json").stdout)
+    assert (found["pending_changes"], found["quarantined"]) == (0, 1)
+
+
+def run_home(run: Invoke) -> Path:
+    return Path(json.loads(run("status", "--json").stdout)["path"])
+
+
+def test_quarantine_tells_session_direction_since_and_reason(run: Invoke, central: str, poisoned: str) -> None:
+    run("sync", "--once", "--remote", central)
+    result = run("quarantine")
+    title, row, *_ = result.output.splitlines()
+    assert result.exit_code == 5
+    assert title.split() == ["session", "direction", "since", "reason"]
+    assert row.startswith("user-1   pull       0 s ago")
+    assert "change 2 in the central log" in row
+    (told,) = json.loads(run("quarantine", "--json").output)
+    assert (told["session_id"], told["direction"]) == ("user-1", "pull")
+    assert told["since"].endswith("+00:00")
+    assert "change 2" in told["reason"]
+
+
+def test_ls_and_status_show_it(run: Invoke, central: str, poisoned: str) -> None:
+    with localfirst.open(run_home(run)) as store:
+        store.session(poisoned).add_message("user", "waits")
+    run("sync", "--once", "--remote", central)
+    with localfirst.open(run_home(run)) as store:
+        store.session(poisoned).add_message("user", "waits again")  # Pending does not hide it.
+    for remote in ([], ["--remote", central]):
+        infos = json.loads(run("ls", "--json", *remote).output)
+        assert {info["session_id"]: info["state"] for info in infos} == {"good": "synced", "user-1": "quarantined"}
+    result = run("status")
+    assert result.exit_code == 3
+    assert "1 session (user-1): see `localfirst quarantine`" in result.output
+    assert json.loads(run("status", "--json").output)["quarantined"] == 1
+    assert "user-1  1 item, " in run("show", "user-1").output or "quarantined" in run("show", "user-1").output
+
+
+def test_retry_without_a_repair_comes_back(run: Invoke, central: str, poisoned: str) -> None:
+    run("sync", "--once", "--remote", central)
+    for command in (["quarantine", "retry", poisoned], ["quarantine", "retry", "--all"]):
+        result = run(*command)
+        assert (result.exit_code, result.output) == (0, "1 session to be tried again at the next sync\n")
+        assert run("quarantine").exit_code == 0
+        assert run("sync", "--once", "--remote", central).exit_code == 5
+    assert json.loads(run("quarantine", "retry", poisoned, "--json").output) == {"retried": [poisoned]}
+
+
+def test_retry_wants_sessions_or_all(run: Invoke) -> None:
+    for arguments in ([], ["user-1", "--all"]):
+        result = run("quarantine", "retry", *arguments)
+        assert result.exit_code == 2
+        assert "--all" in result.stderr
+
+
+def test_what_is_not_in_quarantine_is_told_before_anything_is_done(run: Invoke, central: str, poisoned: str) -> None:
+    run("sync", "--once", "--remote", central)
+    for command in (["retry", poisoned, "good"], ["discard", "good", "--yes"], ["retry", "nobody"]):
+        result = run("quarantine", *command)
+        assert result.exit_code == 4
+        assert "not in the quarantine" in error_of(result)
+    assert run("quarantine").exit_code == 5
+
+
+@pytest.mark.parametrize("option", [["--store", "/tmp"], ["--namespace", "other"], ["--json"]])
+def test_an_option_before_the_command_is_not_lost_in_silence(option: list[str], run: Invoke) -> None:
+    """`quarantine --store A discard S` must not discard in another store."""
+    result = run("quarantine", *option, "discard", "user-1", "--yes")
+    assert result.exit_code == 2
+    assert "put it behind" in result.stderr
+
+
+def test_discard_asks_and_says_what_is_passed_over(run: Invoke, central: str, poisoned: str) -> None:
+    run("sync", "--once", "--remote", central)
+    refused = run("quarantine", "discard", poisoned, input="n\n")
+    assert refused.exit_code == 1
+    assert "Change 2 of the central log" in refused.stderr
+    assert run("quarantine").exit_code == 5
+    result = run("quarantine", "discard", poisoned, input="y\n")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("\nuser-1 goes on at the next sync\n")
+    assert run("quarantine").exit_code == 0
+    assert run("sync", "--once", "--remote", central).exit_code == 0
+    assert "behind it" in run("show", poisoned).output
+
+
+def test_discard_says_exactly_which_changes_are_dropped(run: Invoke, home: Path, central: str, refusing: None) -> None:
+    with localfirst.open(home) as store:
+        session = store.session("user-1")
+        session.set("before", 1)
+        session.add_message("user", "a forbidden\n\x1b[31mword")
+        session.set("after", 2)
+    assert run("sync", "--once", "--remote", central).exit_code == 5
+    result = run("quarantine", "discard", "user-1", input="n\n")
+    first, second, _ = result.stderr.splitlines()
+    assert first == "1 change of 2 that wait for the central store, which refuses it:"
+    assert re.fullmatch(r"  add user: a forbidden .?\[31mword", second)
+    result = run("quarantine", "discard", "user-1", "--yes", "--json")
+    assert json.loads(result.stdout)["discarded"][0] == first
+    assert run("sync", "--once", "--remote", central).exit_code == 0
+    told = json.loads(run("show", "user-1", "--json").output)
+    assert [item["content"] for item in told["items"]] == ["Hello"]
+    assert told["metadata"] == {"after": 2, "before": 1}
+
+
+def test_discard_describes_every_kind_of_change(run: Invoke, home: Path, central: str, refusing: None) -> None:
+    with localfirst.open(home) as store, store.session("user-1").turn():
+        session = store.session("user-1")
+        session.add_message("user", "forbidden")
+        session.pop_message()
+        session.clear()
+        session.set("key", [1])
+        session.increment("number", by=3)
+        session.delete("key")
+        for number in range(5):
+            session.add_message("user", f"word {number}")
+    run("sync", "--once", "--remote", central)
+    lines = run("quarantine", "discard", "user-1", input="n\n").stderr.splitlines()
+    assert lines[0] == "12 changes for the central store, which refuses it:"
+    assert [line.strip() for line in lines[1:12]] == [
+        "add user: forbidden",
+        "remove an item",
+        "remove all items that were there",
+        'set "key" to [1]',
+        'add 3 to "number"',
+        'delete "key"',
+        *(f"add user: word {number}" for number in range(4)),
+        "…",
+    ]
+
+
+# Verify.
+
+
+def entries(central: str) -> sqlite3.Connection:
+    return sqlite3.connect(Path(urlsplit(central).path) / "cache.db")
+
+
+def test_verify_when_all_agree(run: Invoke, home: Path, central: str) -> None:
+    run("sync", "--once", "--remote", central)
+    for options in ([], ["--full"], ["user-1"], ["user-1", "--full"]):
+        result = run("verify", *options, "--remote", central)
+        assert result.exit_code == 0
+        assert "compared, no difference\n" in result.output
+    found = json.loads(run("verify", "--remote", central, "--json").output)
+    assert found == {
+        "ok": True,
+        "sessions": [
+            {"session_id": name, "problem": "", "pending": 0} for name in sorted(("good", "user-1"), key=order_of(home))
+        ],
+    }
+
+
+def order_of(home: Path) -> Callable[[str], bytes]:
+    from localfirst.records import session_key
+
+    return lambda session_id: session_key("default", session_id)
+
+
+def test_verify_sends_nothing_and_tells_what_waits(run: Invoke, home: Path, central: str, tmp_path: Path) -> None:
+    run("sync", "--once", "--remote", central)
+    with localfirst.open(home) as store:
+        store.session("user-1").add_message("user", "waits")
+    result = run("verify", "--remote", central)
+    assert (result.exit_code, result.output) == (0, "2 sessions compared, no difference; 1 change not sent yet\n")
+    with localfirst.open(tmp_path / "other", remote=central, worker="none") as other:
+        other.refresh(5)
+        assert len(other.session("user-1")) == 1
+
+
+def test_verify_finds_what_was_altered_behind_the_back_of_the_central_store(run: Invoke, central: str) -> None:
+    run("sync", "--once", "--remote", central)
+    with closing(entries(central)) as connection, connection:
+        changed = connection.execute(
+            "UPDATE Cache SET value = CAST(replace(value, 'Hello', 'Jello') AS BLOB) WHERE rowid ="
+            " (SELECT max(rowid) FROM Cache WHERE substr(key, 1, 1) = x'6c')"
+        ).rowcount
+    assert changed == 1
+    assert run("verify", "--remote", central).exit_code == 0  # Its digest is as it was.
+    result = run("verify", "--remote", central, "--full")
+    assert result.exit_code == 6
+    title, row, _, summary = result.output.splitlines()
+    assert title.split() == ["session", "pending", "problem"]
+    assert "not what its own digest says" in row
+    assert summary == "1 problem in 2 sessions"
+    found = json.loads(run("verify", "--remote", central, "--full", "--json").output)
+    assert not found["ok"]
+    assert sorted(bool(check["problem"]) for check in found["sessions"]) == [False, True]
+
+
+def test_verify_finds_a_session_that_is_lost_and_does_not_send_it(run: Invoke, central: str) -> None:
+    run("sync", "--once", "--remote", central)
+    lose(central, "user-1")
+    result = run("verify", "--remote", central)
+    assert result.exit_code == 6
+    assert "it is not in the central store" in result.output
+    (told, _) = json.loads(run("quarantine", "--json").output)
+    assert "lost" in told["reason"]
+    lines = run("quarantine", "discard", "user-1", input="n\n").stderr.splitlines()
+    assert lines[0] == "Everything of this session is dropped here: the central store has lost it."
+    assert run("quarantine", "retry", "user-1").exit_code == 0
+    assert run("sync", "--once", "--remote", central).exit_code == 0
+    assert run("verify", "--remote", central).exit_code == 0
+
+
+def lose(central: str, session_id: str) -> None:
+    """What of a session is in a directory as central store goes."""
+    store = DirectoryStore(central, "default")
+    key = store._head_key(session_id)
+    with store._rows.transaction():
+        assert store._rows.delete_range(key, key + b"\0") == 1
+        store._drop(session_id, 1 << 62)
+    store._rows.close()
+
+
+def test_verify_of_what_can_not_be_verified(run: Invoke, central: str) -> None:
+    assert run("verify").exit_code == 2
+    nobody = run("verify", "nobody", "--remote", central)
+    assert nobody.exit_code == 4
+    assert "nobody" in error_of(nobody)
+    away = run("verify", "--remote", UNREACHABLE, "--timeout", "0.3")
+    assert away.exit_code == 3
+    assert "after 0.3 s" in error_of(away)
+    assert "hunter2" not in away.output + away.stderr
+
+
+# A central store that is another one.
+
+
+def test_reseed_when_nobody_asks(run: Invoke, central: str) -> None:
+    run("sync", "--once", "--remote", central)
+    result = run("reseed")
+    assert result.exit_code == 0
+    assert "nobody asks" in result.output
+    assert json.loads(run("reseed", "--json").output) == {"accepted": False}
+
+
+def test_sync_once_asks_before_it_fills_another_central_store(run: Invoke, central: str, tmp_path: Path) -> None:
+    assert run("sync", "--once", "--remote", central, "--on-remote-loss", "ask").exit_code == 0
+    other = (tmp_path / "other central").as_uri()
+    for _ in range(2):
+        result = run("sync", "--once", "--remote", other, "--on-remote-loss", "ask")
+        assert result.exit_code == 3
+        assert "`localfirst reseed`" in error_of(result)
+    verified = run("verify", "--remote", other)
+    assert verified.exit_code == 3
+    assert "`localfirst reseed`" in error_of(verified)
+    assert asyncio.run(sessions_in(other)) == []
+    result = run("reseed")
+    assert (result.exit_code, result.output[:6]) == (0, "agreed")
+    assert run("sync", "--once", "--remote", other, "--on-remote-loss", "ask").exit_code == 0
+    assert asyncio.run(sessions_in(other)) == ["good", "user-1"]
+    assert json.loads(run("reseed", "--json").output) == {"accepted": False}
+
+
+async def sessions_in(url: str) -> list[str]:
+    store = connect(url, "default")
+    try:
+        return await store.sessions("", 100)
+    finally:
+        await store.close()
+
+
+def test_sync_once_fills_another_central_store_unless_told_otherwise(run: Invoke, central: str, tmp_path: Path) -> None:
+    assert run("sync", "--once", "--remote", central).exit_code == 0
+    other = (tmp_path / "other central").as_uri()
+    assert run("sync", "--once", "--remote", other).exit_code == 0
+    assert asyncio.run(sessions_in(other)) == ["good", "user-1"]
+
+
+def test_on_remote_loss_takes_two_words(run: Invoke, central: str) -> None:
+    result = run("sync", "--once", "--remote", central, "--on-remote-loss", "perhaps")
+    assert result.exit_code == 2
+
+
+def test_status_says_what_to_do_and_a_process_that_waits_goes_on(
+    run: Invoke, home: Path, central: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sync.worker.LONGEST_WAIT", 0.2)
+    run("sync", "--once", "--remote", central)
+    other = (tmp_path / "other central").as_uri()
+    with localfirst.open(home, remote=other, on_remote_loss="ask") as store:
+        eventually(lambda: store.status().state == "blocked")
+        result = run("status", "--remote", other)
+        assert result.exit_code == 3
+        assert "blocked" in result.output
+        assert "`localfirst reseed`" in " ".join(result.output.split())
+        assert run("reseed").exit_code == 0
+        eventually(lambda: store.status().state == "online")
+        store.flush(5)
+        assert run("status", "--remote", other).exit_code == 0

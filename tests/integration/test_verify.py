@@ -1,0 +1,292 @@
+"""`Store.verify`: whether what is here is what the central store has, found out by reading it again."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import redis
+
+import localfirst
+from localfirst import ConfigurationError, SyncTimeout
+from localfirst.status import SessionCheck
+from tests.conftest import OwnRedis
+
+Open = Callable[..., localfirst.Store]
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
+    """Open stores by the name of their directory; closed after the test."""
+    with ExitStack() as stack:
+
+        def open_store(name: str, remote: str | None, **options: Any) -> localfirst.Store:
+            options = {"namespace": namespace, "poll_interval": 0.1, **options}
+            return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
+
+        yield open_store
+
+
+@pytest.fixture
+def central(tmp_path: Path) -> str:
+    """A directory as central store, for what the network has no part in."""
+    return (tmp_path / "central").as_uri()
+
+
+@pytest.fixture
+def both(remote_url: str, opened: Open) -> tuple[localfirst.Store, localfirst.Store]:
+    """Two devices that agree on two sessions, with changes of each in both."""
+    a, b = opened("a", remote_url), opened("b", remote_url)
+    for store, name in ((a, "a"), (b, "b")):
+        for session_id in ("one", "two"):
+            store.session(session_id).add_message("user", f"Hello from {name}")
+            store.session(session_id).set(name, True)
+        store.flush(10)
+    a.refresh(10)
+    return a, b
+
+
+def problems_of(store: localfirst.Store, *, full: bool = False) -> dict[str, str]:
+    return {check.session_id: check.problem for check in store.verify(10, full=full).problems}
+
+
+# What agrees.
+
+
+def test_what_agrees(both: tuple[localfirst.Store, localfirst.Store]) -> None:
+    for store in both:
+        for full in (False, True):
+            report = store.verify(10, full=full)
+            assert report.ok
+            assert sorted(check.session_id for check in report.sessions) == ["one", "two"]
+            assert report.problems == []
+            assert store.verify(10, session_id="one", full=full).sessions == [SessionCheck("one", "", 0)]
+
+
+def test_what_is_pending_is_told_and_no_problem(central: str, opened: Open) -> None:
+    with opened("a", central) as first:
+        first.session("s").add_message("user", "1")
+    a = opened("a", central, worker="none")
+    a.session("s").add_message("user", "2")
+    a.session("s").set("key", "value")
+    a.session("new").add_message("user", "1")
+    report = a.verify(10)
+    assert report.ok
+    assert {check.session_id: check.pending for check in report.sessions} == {"s": 2, "new": 1}
+    assert a.status().pending_changes == 3  # It sends nothing.
+
+
+def test_what_is_new_is_taken_first(both: tuple[localfirst.Store, localfirst.Store], opened: Open) -> None:
+    a, b = both
+    for number in range(50):
+        b.session("one").add_message("user", number)
+    b.session("three").add_message("user", "new")
+    b.flush(10)
+    report = a.verify(10, full=True)
+    assert report.ok
+    assert len(report.sessions) == 3
+    assert len(a.session("one")) == 52
+
+
+async def test_without_blocking_the_loop(central: str, tmp_path: Path) -> None:
+    for worker in ("task", "thread", "none"):
+        async with localfirst.open(tmp_path / worker, remote=central, worker=worker) as store:
+            store.session(worker).add_message("user", "Hello")
+            await store.aflush(10)
+            report = await store.averify(10, full=True)
+            assert report.ok
+            assert [check.session_id for check in report.sessions if check.session_id == worker] == [worker]
+            assert (await store.averify(10, session_id=worker)).ok
+            if worker == "task":
+                with pytest.raises(ConfigurationError, match="averify"):
+                    store.verify(1)
+
+
+def test_without_a_central_store_there_is_nothing_to_compare_with(opened: Open) -> None:
+    store = opened("a", None)
+    store.session("s").add_message("user", "1")
+    assert store.verify(1).ok
+
+
+def test_a_central_store_that_is_away(opened: Open) -> None:
+    store = opened("a", "redis://127.0.0.1:1/0")
+    with pytest.raises(SyncTimeout):
+        store.verify(0.2)
+
+
+def test_it_works_while_everybody_writes(both: tuple[localfirst.Store, localfirst.Store]) -> None:
+    """Logs move, are folded, and are verified all the time: nothing is wrong."""
+    stop = threading.Event()
+
+    def write(store: localfirst.Store) -> None:
+        session, number = store.session("one"), 0
+        while not stop.is_set():
+            number += 1
+            session.set("number", f"{number} ".ljust(100, "x"))
+            if number % 10 == 0:
+                stop.wait(0.001)
+
+    writers = [threading.Thread(target=write, args=(store,)) for store in both]
+    for writer in writers:
+        writer.start()
+    try:
+        found = [both[turn % 2].verify(20, full=turn % 3 == 0).problems for turn in range(20)]
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join(30)
+    assert found == [[]] * 20
+
+
+# What does not.
+
+
+def alter_central(url: str, namespace: str) -> None:
+    """Change a change in session "one", and not the digest that stands beside it."""
+    if url.startswith("redis"):
+        _alter_redis(url, namespace)
+    elif url.startswith("postgres"):
+        asyncio.run(_alter_postgres(url))
+    else:
+        _alter_rows(Path(urlsplit(url).path) / "cache.db", b"l")
+
+
+def _alter_redis(url: str, namespace: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        log = f"localfirst:{namespace}:{{one}}:log"
+        entry: Any = client.lindex(log, 0)
+        assert b"Hello" in entry
+        client.lset(log, 0, entry.replace(b"Hello", b"Jello"))
+
+
+async def _alter_postgres(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    done = await connection.execute(
+        "UPDATE localfirst.changes SET body = replace(convert_from(body, 'UTF8'), 'Hello', 'Jello')::bytea"
+        " WHERE session_id = 'one' AND seq = 1"
+    )
+    await connection.close()
+    assert done == "UPDATE 1"
+
+
+def _alter_rows(file: Path, kind: bytes) -> None:
+    """Change the first row of a kind that says Hello; the length stays."""
+    with closing(sqlite3.connect(file)) as connection, connection:
+        key, value = next(
+            (key, value)
+            for key, value in connection.execute("SELECT key, value FROM Cache WHERE substr(key, 1, 1) = ?", (kind,))
+            if b"Hello" in value
+        )
+        connection.execute("UPDATE Cache SET value = ? WHERE key = ?", (value.replace(b"Hello", b"Jello"), key))
+
+
+def test_what_was_altered_behind_the_back_of_the_central_store(
+    both: tuple[localfirst.Store, localfirst.Store], remote_url: str, namespace: str
+) -> None:
+    alter_central(remote_url, namespace)
+    for store in both:
+        assert problems_of(store) == {}  # Its digest is as it was, and nobody read more.
+        (problem,) = problems_of(store, full=True).values()
+        assert problem == "the central log is not what its own digest says"
+        report = store.verify(10, full=True)
+        assert not report.ok
+        assert len(report.sessions) == 2
+
+
+@pytest.mark.parametrize("kind", [b"c", b"p"], ids=["a change made here", "a page of others' changes"])
+def test_what_was_altered_on_this_disk(opened: Open, central: str, tmp_path: Path, kind: bytes) -> None:
+    a, b = opened("a", central), opened("b", central)
+    a.session("s").add_message("user", "Hello from a")
+    a.flush(10)
+    b.session("s").add_message("user", "Hello from b")
+    b.flush(10)
+    a.session("good").add_message("user", "1")
+    a.flush(10)
+    a.refresh(10)
+    assert a.verify(10).ok
+    _alter_rows(tmp_path / "a" / "data" / "cache.db", kind)
+    assert problems_of(a) == {"s": "what is on this disk is not what was written"}
+    assert a.verify(10, session_id="good").ok
+    assert not a.verify(10, session_id="s").ok
+    b.refresh(10)
+    assert b.verify(10, full=True).ok
+
+
+def test_what_can_not_be_read_on_this_disk(opened: Open, central: str, tmp_path: Path) -> None:
+    a = opened("a", central)
+    for session_id in ("s", "good"):
+        a.session(session_id).add_message("user", "1")
+    a.flush(10)
+    with closing(sqlite3.connect(tmp_path / "a" / "data" / "cache.db")) as connection, connection:
+        key = a.session("s")._key
+        connection.execute("UPDATE Cache SET value = x'c1' WHERE substr(key, 1, 17) = ?", (b"p" + key,))
+    problems = problems_of(a)
+    assert set(problems) == {"s"}
+    assert "can't be read" in problems["s"]
+
+
+def test_a_session_that_the_central_store_has_lost(own_redis: OwnRedis, opened: Open, namespace: str) -> None:
+    server = own_redis()
+    a = opened("a", server.url, on_remote_loss="ask")
+    for session_id in ("s", "good"):
+        a.session(session_id).add_message("user", "1")
+    a.flush(10)
+    with redis.Redis.from_url(server.url) as client:
+        client.delete(f"localfirst:{namespace}:{{s}}:head", f"localfirst:{namespace}:{{s}}:log")
+    assert problems_of(a) == {"s": "it is not in the central store"}
+    assert a.retry("s")
+    assert problems_of(a) == {}
+
+
+def test_a_session_that_was_lost_is_sent_again_before_it_is_verified(
+    own_redis: OwnRedis, opened: Open, namespace: str
+) -> None:
+    server = own_redis()
+    a = opened("a", server.url)
+    a.session("s").add_message("user", "1")
+    a.flush(10)
+    with redis.Redis.from_url(server.url) as client:
+        client.delete(f"localfirst:{namespace}:{{s}}:head", f"localfirst:{namespace}:{{s}}:log")
+    assert a.verify(10, full=True).ok
+    b = opened("b", server.url)
+    b.refresh(10)
+    assert len(b.session("s")) == 1
+
+
+def test_a_session_of_which_the_central_store_lost_a_part_says_so_or_gets_it_back(
+    own_redis: OwnRedis, opened: Open, namespace: str
+) -> None:
+    server = own_redis()
+    a = opened("a", server.url, worker="none")
+    for number in range(3):
+        a.session("s").add_message("user", number)
+    a.flush(10)
+    with redis.Redis.from_url(server.url) as client:
+        client.rpop(f"localfirst:{namespace}:{{s}}:log")
+    assert a.verify(10, full=True).ok  # Half a session is a lost one, which is sent again.
+    assert len(opened("b", server.url).session("s")) == 3
+
+
+def test_a_session_in_quarantine_is_told(opened: Open, remote_url: str, namespace: str) -> None:
+    from tests.integration.test_quarantine import push_foreign
+
+    a = opened("a", remote_url)
+    for session_id in ("s", "good"):
+        a.session(session_id).add_message("user", "1")
+    a.flush(10)
+    push_foreign(remote_url, namespace, "s", [b"\xc1", b"\xc1"])
+    assert problems_of(a) == {"s": "the central store is 2 changes ahead, and they were not taken"}

@@ -1,0 +1,126 @@
+"""What holds at the end, when everything has healed."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from localfirst import jsonvalue
+from localfirst.change import Admitted, Change
+from localfirst.checkpoint import decode_state
+from localfirst.errors import MalformedChange
+from localfirst.fold import VOID, Fold
+from localfirst.fold import check as fold_check
+from sync.verify import Difference
+from tests.simulation import jobs
+from tests.simulation.healing import run
+from tests.simulation.holdings import held_here
+from tests.simulation.oracle import Violation
+from tests.simulation.replica import Directory
+from tests.simulation.universe import Universe
+from tests.simulation.watch import shown
+
+
+def check(universe: Universe) -> None:
+    """All of it."""
+    for directory in universe.directories:
+        for session in universe.sessions:
+            universe.watch.check(directory, session)
+    for session in universe.sessions:
+        _check_session(universe, session)
+    for directory in universe.directories:
+        _verified(universe, directory)
+
+
+def _stopped(universe: Universe, session: str) -> list[Directory]:
+    """The directories in which a session is stopped."""
+    return [
+        directory
+        for directory in universe.directories
+        if any(aside.session_id == session for aside in directory.quarantine.all("default").values())
+    ]
+
+
+def _check_session(universe: Universe, session: str) -> None:
+    stopped = _stopped(universe, session)
+    well = [directory for directory in universe.directories if directory not in stopped]
+    times = universe.server.times(session)
+    _nothing_lost(universe, session, times, stopped)
+    if session in universe.oracle.poisoned and stopped:
+        return
+    if session not in universe.server.sessions:
+        return
+    truth = _folded(universe, session)
+    for directory in well:
+        fold = directory.view(session).refresh()
+        fresh = directory.fresh_view(session).refresh()
+        where = f"directory {directory.number} session {session}"
+        if shown(fold) != shown(fresh):
+            raise Violation(3, "the same log shows the same", f"{where}: {shown(fold)}, read anew {shown(fresh)}")
+        if fold.pending:
+            raise Violation(9, "sync goes on", f"{where} has {fold.pending} changes left that nothing stops")
+        if shown(fold) != shown(truth):
+            raise Violation(3, "the same log shows the same", f"{where}: {shown(fold)}, central log: {shown(truth)}")
+    _shows(universe, session, truth, times)
+
+
+def _nothing_lost(universe: Universe, session: str, times: set[int], stopped: list[Directory]) -> None:
+    waiting: set[int] = set()
+    for directory in stopped:
+        head = directory.head(session)
+        if head is not None:
+            waiting |= held_here(directory.disk, session, head, universe.ledger, universe.oracle)
+    for record in universe.oracle.by_session[session]:
+        if record.time not in times | waiting and not universe.oracle.is_excused(record):
+            raise Violation(1, "what was told is kept", f"session {session}: {record} is nowhere in the central log")
+
+
+def _folded(universe: Universe, session: str) -> Fold:
+    found = universe.server.sessions[session]
+    fold = decode_state(found.checkpoint.data).fold if found.checkpoint else Fold()
+    fold.admit([Admitted(entry.seq, entry.admitted_at, _readable(universe, entry.data)) for entry in found.log])
+    return fold
+
+
+def _readable(universe: Universe, data: bytes) -> Change:
+    """The change in bytes, or what stands for one that was given up."""
+    change = universe.ledger.change(data)
+    try:
+        if change is not None:
+            fold_check(change)
+    except MalformedChange:
+        return VOID
+    return change or VOID
+
+
+def _shows(universe: Universe, session: str, truth: Fold, times: set[int]) -> None:
+    seen = {item.data for item in truth.items}
+    expected = universe.oracle.expected(session, times)
+    if session in universe.oracle.confused:
+        return
+    if seen - expected:
+        raise Violation(6, "nothing comes back", f"session {session} shows {seen - expected}, which was taken away")
+    if expected - seen:
+        raise Violation(1, "what was told is kept", f"session {session} does not show {expected - seen}")
+    if universe.ledger.merged:
+        return  # Values of two lost histories: the later one stands.
+    values = universe.oracle.expected_values(session, times)
+    for key, name in (("count", "count"), ("max", "greatest"), ("union", "union")):
+        found = _value(truth, key)
+        found = set(found) if isinstance(found, list) else found
+        if found != values[name] and (found or values[name]):
+            raise Violation(2, "each counts once", f"session {session}: {key} is {found}, not {values[name]}")
+
+
+def _value(fold: Fold, key: str) -> Any:
+    register = fold.metadata.get(key)
+    return None if register is None or register.value is None else jsonvalue.decode(register.value)
+
+
+def _verified(universe: Universe, directory: Directory) -> None:
+    found: list[Difference] = []
+    run(universe, directory.processes[0], partial(jobs.verify, found=found))
+    for difference in found:
+        stopped = _stopped(universe, difference.session_id)
+        if difference.problem and directory not in stopped and difference.session_id not in universe.oracle.poisoned:
+            raise Violation(12, "verify finds nothing", f"directory {directory.number}: {difference}")

@@ -1,0 +1,85 @@
+"""The end: nothing goes wrong any more, all replicas turn to the central store until there is nothing left to do."""
+
+from __future__ import annotations
+
+from localfirst.records import session_key
+from tests.simulation import jobs
+from tests.simulation.faults import Faults
+from tests.simulation.oracle import Violation
+from tests.simulation.replica import Process
+from tests.simulation.server import NAMESPACE
+from tests.simulation.universe import Universe
+from tests.simulation.world import WORLD
+
+MOST_PASSES = 40
+MOST_AWAITS = 20_000
+
+
+def heal(universe: Universe, faults: Faults) -> None:
+    """Until all is quiet."""
+    universe.weather.clear()
+    for directory in universe.directories:
+        directory.kill()
+    for directory in universe.directories:
+        universe.start(directory)
+    _let_go_on(universe)
+    _settle(universe)
+    _let_go_on(universe)
+    if WORLD.random.random() < 0.7:
+        for directory in universe.directories:
+            for session in universe.sessions:
+                while faults.give_up_in(directory, session):
+                    _settle(universe)
+    _settle(universe)
+
+
+def _let_go_on(universe: Universe, *, lost: bool = False) -> None:
+    """Somebody consents to everything; `lost`: only to what the central store has lost."""
+    for directory in universe.directories:
+        directory.identity.accept(NAMESPACE)
+        for key in (session_key(NAMESPACE, session) for session in universe.sessions):
+            aside = directory.quarantine.get(key, "push")
+            if not lost or (aside is not None and aside.lost):
+                directory.quarantine.retry(key)
+
+
+def _settle(universe: Universe) -> None:
+    for count in range(MOST_PASSES):
+        before = _state(universe)
+        if count % 3 == 0:
+            _all_at_once(universe, jobs.discover)
+        _all_at_once(universe, jobs.poll)
+        if universe.ask:
+            _let_go_on(universe, lost=True)
+        if _state(universe) == before and count % 3 == 1:
+            return
+    raise Violation(9, "sync comes to an end", f"there is still something to do after {MOST_PASSES} passes")
+
+
+def _state(universe: Universe) -> list[object]:
+    heads = [directory.head(session) for directory in universe.directories for session in universe.sessions]
+    return [*heads, *(session.head for session in universe.server.sessions.values())]
+
+
+def _all_at_once(universe: Universe, job: jobs.Job) -> None:
+    processes = [process for directory in universe.directories for process in directory.processes]
+    if WORLD.random.random() < 0.5:
+        for process in processes:
+            run(universe, process, job)
+        return
+    for process in processes:
+        process.task = jobs.guarded(process, job)
+    for _ in range(MOST_AWAITS):
+        busy = [process for process in processes if process.task is not None]
+        if not busy:
+            return
+        universe.advance(WORLD.random.choice(busy), WORLD.random.choice((1, 5, 20)))
+    raise Violation(9, "sync comes to an end", "a round does not end")
+
+
+def run(universe: Universe, process: Process, job: jobs.Job) -> None:
+    """One job alone, to its end."""
+    process.task = jobs.guarded(process, job)
+    universe.advance(process, MOST_AWAITS)
+    if process.task is not None:
+        raise Violation(9, "sync comes to an end", "a round does not end")

@@ -1,0 +1,303 @@
+"""Ways to break the product, each of which the simulation has to find: what it can't find it can't claim to check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from functools import wraps
+from itertools import count
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+import localfirst.log
+import localfirst.testing.memory
+import sync.compact
+import sync.replicate
+import sync.stretch
+import tests.simulation.ledger
+from localfirst.change import Change, decode_change, encode_change
+from localfirst.checkpoint import State, encode_state
+from localfirst.history import History, ItemId
+from localfirst.log import Log
+from localfirst.records import CHANGE, PAGE, Head, Page, Rename, SessionKey, number, span
+from localfirst.testing.memory import MemoryStore
+from sync.central.base import Pushed, Run
+from sync.replicate import Replicator
+from sync.resync import _Copy
+from sync.stretch import _Reader
+from sync.worker import Worker
+from tests.simulation.rows import MemoryRows
+
+Mutation = Callable[[], AbstractContextManager[object]]
+MUTATIONS: dict[str, Mutation] = {}
+"""By what they do."""
+
+
+def _mutation(name: str) -> Callable[[Mutation], Mutation]:
+    def register(mutation: Mutation) -> Mutation:
+        MUTATIONS[name] = mutation
+        return mutation
+
+    return register
+
+
+# The central store.
+
+
+@_mutation("the server admits again what it has")
+def _no_dedupe() -> AbstractContextManager[object]:
+    push = MemoryStore._push
+
+    def mutated(store: MemoryStore, session_id: str, run: Run) -> Pushed:
+        session = store._state.sessions.get(session_id)
+        if session is not None and run.first <= session.acked.get(run.origin, 0):
+            session.acked[run.origin] = run.first - 1
+        return push(store, session_id, run)
+
+    return patch.object(MemoryStore, "_push", mutated)
+
+
+@_mutation("the server admits the end of a run whose beginning it has")
+def _overlap_in_part() -> AbstractContextManager[object]:
+    push = MemoryStore._push
+
+    def mutated(store: MemoryStore, session_id: str, run: Run) -> Pushed:
+        session = store._state.sessions.get(session_id)
+        known = session.acked.get(run.origin, 0) - run.first + 1 if session is not None else 0
+        if not 0 < known < len(run.changes):
+            return push(store, session_id, run)
+        pushed = push(store, session_id, replace(run, first=run.first + known, changes=run.changes[known:]))
+        return pushed._replace(admitted=len(run.changes))
+
+    return patch.object(MemoryStore, "_push", mutated)
+
+
+@_mutation("a checkpoint is put whatever the log has become")
+def _no_compare_and_set() -> AbstractContextManager[object]:
+    put = MemoryStore.put_checkpoint
+
+    async def mutated(store: MemoryStore, session_id: str, expected: Any, checkpoint: Any, acked: Any) -> bool:
+        session = store._state.sessions.get(session_id)
+        if session is not None and expected is not None and session.generation == checkpoint.generation:
+            checkpoint = checkpoint._replace(seq=max(checkpoint.seq, session.seq), digest=session.digest)
+        return await put(store, session_id, session.head if session else None, checkpoint, acked)
+
+    return patch.object(MemoryStore, "put_checkpoint", mutated)
+
+
+# What is on disk.
+
+
+@_mutation("the cursor is committed before the pages")
+def _cursor_first() -> AbstractContextManager[object]:
+    settle = Log.settle
+
+    def mutated(
+        log: Log, key: SessionKey, before: Head, after: Head, pages: Sequence[Page] = (), rename: Rename | None = None
+    ) -> Head | None:
+        settled = settle(log, key, before, after, (), rename)
+        if settled is not None:
+            with log.rows.transaction():
+                for page in filter(None, pages):
+                    log.rows.put(PAGE + key + after.volume + number(page.first), msgspec.msgpack.encode(page))
+        return settled
+
+    return patch.object(Log, "settle", mutated)
+
+
+@_mutation("a page is lost now and then")
+def _page_lost() -> AbstractContextManager[object]:
+    settle, calls = Log.settle, count(1)
+
+    def mutated(
+        log: Log, key: SessionKey, before: Head, after: Head, pages: Sequence[Page] = (), rename: Rename | None = None
+    ) -> Head | None:
+        return settle(log, key, before, after, () if next(calls) % 10 == 0 else pages, rename)
+
+    return patch.object(Log, "settle", mutated)
+
+
+@_mutation("one change too many is taken for admitted")
+def _acked_too_far() -> AbstractContextManager[object]:
+    settle = Log.settle
+
+    def mutated(
+        log: Log, key: SessionKey, before: Head, after: Head, pages: Sequence[Page] = (), rename: Rename | None = None
+    ) -> Head | None:
+        if before.acked < after.acked < log.last_slot(key):
+            after = msgspec.structs.replace(after, acked=after.acked + 1)
+        return settle(log, key, before, after, pages, rename)
+
+    return patch.object(Log, "settle", mutated)
+
+
+@_mutation("a change is written over one that took its place")
+def _no_compare_and_swap() -> AbstractContextManager[object]:
+    def mutated(rows: MemoryRows, key: bytes, value: bytes, upper: bytes) -> None:
+        rows.put(key, value)
+
+    return patch.object(MemoryRows, "insert_last", mutated)
+
+
+@_mutation("what is renamed stays where it was")
+def _rename_in_place() -> AbstractContextManager[object]:
+    rename_rows = Log._rename
+
+    def mutated(log: Log, key: SessionKey, head: Head, rename: Rename) -> Head:
+        old = log.rows.range(*span(CHANGE + key, rename.start - 1))
+        after = rename_rows(log, key, head, rename)
+        for row_key, value in old:
+            log.rows.put(row_key, value)
+        return msgspec.structs.replace(after, acked=min(after.acked, rename.start - 1))
+
+    return patch.object(Log, "_rename", mutated)
+
+
+@_mutation("a renamed removal names what it named before")
+def _names_kept() -> AbstractContextManager[object]:
+    def mutated(changes: Sequence[Change], origin: str, first: int, kept: int) -> list[Change]:
+        return [
+            msgspec.structs.replace(change, origin=origin, counter=counter)
+            for counter, change in enumerate(changes, start=first)
+        ]
+
+    return patch.object(localfirst.log, "renumber", mutated)
+
+
+# Replication.
+
+
+@_mutation("a copied directory is not noticed")
+def _twin_unnoticed() -> AbstractContextManager[object]:
+    place = _Reader._place
+
+    def mutated(reader: _Reader, entry: Any, change: Change, rows: dict[int, bytes]) -> None:
+        slot = reader._head.slot(change.counter)
+        place(reader, entry, change, {**rows, slot: entry.data} if slot in rows else rows)
+
+    return patch.object(_Reader, "_place", mutated)
+
+
+@_mutation("nothing is sent to a store that lost something")
+def _nothing_sent() -> AbstractContextManager[object]:
+    async def mutated(copy: _Copy) -> bool:
+        return False
+
+    return patch.object(_Copy, "_send_lacking", mutated)
+
+
+@_mutation("what a store lost is sent in another order")
+def _sent_in_another_order() -> AbstractContextManager[object]:
+    lacking = _Copy._lacking
+
+    async def mutated(copy: _Copy, generation: str) -> Any:
+        runs = [run async for run in lacking(copy, generation)]
+        for run in sorted(runs, key=lambda run: run.origin):
+            yield run
+
+    return patch.object(_Copy, "_lacking", mutated)
+
+
+@_mutation("a push that got no answer is tried again under new counters")
+def _new_counters() -> AbstractContextManager[object]:
+    pending = Replicator._pending
+    tried: set[tuple[int, SessionKey, int]] = set()
+
+    @wraps(pending)
+    async def mutated(replicator: Replicator, key: SessionKey) -> Any:
+        batch = await pending(replicator, key)
+        if batch is None:
+            return None
+        place = (id(replicator), key, batch.run.first)
+        if place not in tried:
+            tried.add(place)
+            return batch
+        by = len(batch.run.changes)
+        changes = [_shifted(data, by) for data in batch.run.changes]
+        return batch._replace(run=replace(batch.run, first=batch.run.first + by, changes=changes))
+
+    return patch.object(Replicator, "_pending", mutated)
+
+
+def _shifted(data: bytes, by: int) -> bytes:
+    change = decode_change(data)
+    return encode_change(msgspec.structs.replace(change, counter=change.counter + by))
+
+
+@_mutation("a session that can't be read is not pushed either")
+def _stopped_both_ways() -> AbstractContextManager[object]:
+    def mutated(worker: Worker, keys: set[SessionKey], direction: str) -> set[SessionKey]:
+        stopped = {key for key, _ in worker._stopped}
+        return keys - stopped
+
+    return patch.object(Worker, "_free", mutated)
+
+
+# Turns.
+
+
+@_mutation("a turn is sent in parts")
+def _turn_in_parts() -> AbstractContextManager[object]:
+    return patch.object(sync.replicate, "whole", len)
+
+
+@_mutation("a turn is taken in parts")
+def _turn_taken_in_parts() -> AbstractContextManager[object]:
+    take = _Reader.take
+
+    def mutated(reader: _Reader, *arguments: Any) -> None:
+        take(reader, *arguments)
+        reader.stretch.whole = reader.stretch.count
+
+    return patch.object(_Reader, "take", mutated)
+
+
+# Folding.
+
+
+@_mutation("a removal takes the last item, whichever it names")
+def _removal_by_place() -> AbstractContextManager[object]:
+    def mutated(history: History, target: ItemId) -> int | None:
+        return len(history.items) - 1 if history.items else None
+
+    return patch.object(History, "_find", mutated)
+
+
+@_mutation("a clear takes what was admitted before it")
+def _clear_by_base() -> AbstractContextManager[object]:
+    def mutated(history: History, change: Change) -> tuple[int, Callable[[], None]]:
+        before = history.items
+        history.items = [item for item in before if item.seq > change.base and item.origin != change.origin]
+        return len(before) - len(history.items), lambda: setattr(history, "items", before)
+
+    return patch.object(History, "clear", mutated)
+
+
+@_mutation("a checkpoint forgets what was removed or cleared early")
+def _removals_forgotten() -> AbstractContextManager[object]:
+    def mutated(state: State) -> bytes:
+        state.fold.history.removed_early, state.fold.history.cleared = set(), {}
+        return encode_state(state)
+
+    return patch.object(tests.simulation.ledger, "encode_state", mutated)
+
+
+@_mutation("folding drops the last page")
+def _tail_dropped() -> AbstractContextManager[object]:
+    take = sync.compact._take
+
+    async def mutated(site: Any, key: SessionKey, head: Head, upto: int, *rest: Any) -> bool:
+        return await take(site, key, head, head.seq, *rest)
+
+    return patch.object(sync.compact, "_take", mutated)
+
+
+@contextmanager
+def broken(name: str) -> Iterator[None]:
+    """The product, broken in one way."""
+    with ExitStack() as stack:
+        stack.enter_context(MUTATIONS[name]())
+        yield

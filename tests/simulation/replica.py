@@ -1,0 +1,140 @@
+"""A directory, and the processes that work on it: agents with their views, and the worker that replicates."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+from localfirst.aside import Quarantine
+from localfirst.change import new_id
+from localfirst.clock import HybridClock
+from localfirst.identity import Identity
+from localfirst.local import Local
+from localfirst.log import Log
+from localfirst.records import Head, SessionKey, session_key
+from localfirst.turn import Turn
+from localfirst.turns import Turns
+from localfirst.view import View
+from sync.central.base import CentralStore
+from sync.site import Limits, Site
+from sync.worker import Options, Worker
+from tests.simulation.rows import Disk, Life, MemoryRows
+from tests.simulation.server import NAMESPACE
+from tests.simulation.world import WORLD, SimulatedClock
+
+_OPTIONS: Final = Options(poll_interval=20.0, sync_interval=0.0)
+
+
+class Clock:
+    """Of the machine that a directory is on."""
+
+    def __init__(self, skew: float) -> None:
+        self.skew = skew
+
+    def __call__(self) -> float:
+        return self.skew
+
+
+class Directory:
+    """One local store."""
+
+    def __init__(self, number: int, disk: Disk, clock: Clock) -> None:
+        self.number = number
+        self.disk = disk
+        self.clock = clock
+        self.processes: list[Process] = []
+        self.open_observer()
+
+    def open_observer(self) -> None:
+        """Somebody who looks at everything and changes nothing."""
+        self.log = Log(MemoryRows(self.disk, Life()))
+        self.observed: dict[str, View] = {}
+        self.disk.touched.clear()
+
+    @property
+    def identity(self) -> Identity:
+        """Its names."""
+        return Identity(self.log.rows)
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """What of it is stopped."""
+        return Quarantine(self.log.rows)
+
+    def head(self, session: str) -> Head | None:
+        """Where a session stands."""
+        return self.log.head(session_key(NAMESPACE, session))
+
+    def view(self, session: str) -> View:
+        """A session, as the observer sees it."""
+        if session not in self.observed:
+            self.observed[session] = self.fresh_view(session)
+        return self.observed[session]
+
+    def fresh_view(self, session: str) -> View:
+        """A session, read from nothing."""
+        key = session_key(NAMESPACE, session)
+        return View(self.log, HybridClock(lambda: 0), key, Head(NAMESPACE, session), lambda: False)
+
+    def kill(self) -> None:
+        """All of its processes."""
+        for process in list(self.processes):
+            process.kill()
+
+
+class Process:
+    """One process on a directory."""
+
+    def __init__(self, directory: Directory, link: CentralStore, limits: Limits, tell: Any, *, ask: bool) -> None:
+        self.directory = directory
+        self.life = Life()
+        self.name = new_id()
+        WORLD.alive.add(self.name)
+        self.clock = SimulatedClock(directory.clock)
+        self.log = Log(MemoryRows(directory.disk, self.life))
+        one_loop = WORLD.random.random() < 0.3
+        log = self.log if one_loop else Log(MemoryRows(directory.disk, self.life))
+        self.site = Site(log, link, NAMESPACE, tell, limits, ask)
+        self.worker = Worker(Path("simulated"), self.site, _OPTIONS)
+        self.turns = Turns(self.log)
+        self.owner = SimpleNamespace(name=lambda: self.name)
+        self.open_turns: dict[str, Turn] = {}
+        self.task: Coroutine[Any, Any, None] | None = None
+        self.begun = False
+        self._views: dict[str, View] = {}
+        directory.processes.append(self)
+
+    def view(self, session: str) -> View:
+        """A session, as the agents of this process see it."""
+        if session not in self._views:
+            head = Head(NAMESPACE, session, origin=Identity(self.log.rows).replica_id())
+            self._views[session] = View(self.log, self.clock, self.key(session), head, lambda: False)
+        return self._views[session]
+
+    @staticmethod
+    def key(session: str) -> SessionKey:
+        """Of the rows of a session."""
+        return session_key(NAMESPACE, session)
+
+    def new_turn(self) -> int:
+        """A number for a turn."""
+        return self.clock.now() | 1
+
+    def begin_turn(self, session: str) -> Turn:
+        """Of one session, as `Session.turn` does it, without the context."""
+        turn = self.open_turns[session] = Turn(cast(Local, self), self.key(session), session)
+        return turn
+
+    def kill(self) -> None:
+        """It ends here: nothing of it is done any more, not even what stands in a `finally`."""
+        self.life.dead = True
+        WORLD.alive.discard(self.name)
+        if self.task is not None:
+            with suppress(BaseException):
+                self.task.close()
+            self.task = None
+        if self in self.directory.processes:
+            self.directory.processes.remove(self)

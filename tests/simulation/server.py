@@ -1,0 +1,140 @@
+"""The central store of a universe: in memory, and it can be restored, emptied and cut short."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict, deque
+from collections.abc import Coroutine, Sequence
+from copy import copy
+from typing import Any, Final, TypeVar
+
+from localfirst.change import EMPTY_DIGEST, extend_digest, new_id
+from localfirst.errors import RemoteRejected
+from localfirst.testing.memory import MemoryServer, MemoryStore
+from sync.central.base import LogEntry, Pushed, Run
+from tests.simulation.ledger import Ledger
+from tests.simulation.oracle import Oracle
+from tests.simulation.world import WORLD
+
+NAMESPACE: Final = "default"
+REFUSED: Final = b"REFUSE"
+"""A change that has this in it is refused for good."""
+
+T = TypeVar("T")
+Sessions = dict[str, Any]
+
+
+def now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise AssertionError("it waits")
+
+
+class Server:
+    """What all replicas share."""
+
+    def __init__(self, ledger: Ledger, oracle: Oracle) -> None:
+        self._oracle = oracle
+        self.skew = 0.0
+        """Of its clock, in seconds."""
+        self.epoch = 0
+        """Changes when it is started again: calls that are under way fail."""
+        self.admitted: set[int] = set()
+        """The times of all changes that were ever in it."""
+        self.replaced: set[str] = set()
+        """Sessions that were made anew of a checkpoint."""
+        self.ledger = ledger
+        self._memory = MemoryServer(lambda: int((WORLD.now + self.skew) * 1000))
+        self._before: dict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=4))
+        self._named: dict[tuple[str, str, int], int] = {}
+
+    def store(self) -> MemoryStore:
+        """A connection to it."""
+        return MemoryStore(self._memory, NAMESPACE)
+
+    @property
+    def sessions(self) -> Sessions:
+        """By id; each has generation, log, acked, digest and checkpoint."""
+        return self._memory.namespace(NAMESPACE).sessions
+
+    def push(self, store: MemoryStore, runs: Sequence[Run]) -> list[Pushed]:
+        """Admit runs, and remember how it was before."""
+        if any(REFUSED in data for run in runs for data in run.changes):
+            raise RemoteRejected("a change is refused")
+        for run in runs:
+            session = self.sessions.get(run.session_id)
+            if session is not None:
+                self._before[run.session_id].append(_copy(session))
+        pushed = now(store.push(runs))
+        for run in runs:
+            self._note(run.session_id)
+        return pushed
+
+    def _note(self, session_id: str) -> None:
+        for entry in self.log(session_id):
+            change = self.ledger.change(entry.data)
+            if change is not None:
+                self.admitted.add(change.time)
+                first = self._named.setdefault((session_id, change.origin, change.counter), change.time)
+                if first != change.time:
+                    self._oracle.confuse(session_id, (first, change.time))
+
+    def times(self, session_id: str) -> set[int]:
+        """The changes in the log of a session, and in its checkpoint."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            return set()
+        folded = self.ledger.folded(session.checkpoint.data) if session.checkpoint else frozenset()
+        return self._times_in(session_id) | folded
+
+    def _times_in(self, session_id: str) -> set[int]:
+        changes = (self.ledger.change(entry.data) for entry in self.log(session_id))
+        return {change.time for change in changes if change is not None}
+
+    def log(self, session_id: str) -> list[LogEntry]:
+        """The entries of a session behind its checkpoint."""
+        session = self.sessions.get(session_id)
+        return list(session.log) if session else []
+
+    # What goes wrong with it.
+
+    def snapshot(self) -> Sessions:
+        """As it is now, to be restored later."""
+        return {name: _copy(session) for name, session in self.sessions.items()}
+
+    def restore(self, snapshot: Sessions) -> None:
+        """As it was then."""
+        self.sessions.clear()
+        self.sessions.update({name: _copy(session) for name, session in snapshot.items()})
+
+    def flush(self, *, other: bool) -> None:
+        """Lose everything; `other`: its name too."""
+        self.restore({})
+        if other:
+            self._memory.namespace(NAMESPACE).store_id = new_id()
+
+    def lose_session(self, name: str) -> None:
+        """Lose one session."""
+        self.sessions.pop(name, None)
+
+    def lose_pushes(self, name: str) -> None:
+        """Lose the last pushes to a session."""
+        if self._before[name]:
+            self.sessions[name] = self._before[name].popleft()
+            self._before[name].clear()
+
+    def digest_at(self, session_id: str, generation: str | None, seq: int) -> int | None:
+        """The digest of a session's log up to a seq; None if it has no such place."""
+        session = self.sessions.get(session_id)
+        if session is None or session.generation != generation or not session.floor <= seq <= session.seq:
+            return None
+        digest = session.checkpoint.digest if session.checkpoint else EMPTY_DIGEST
+        return extend_digest(digest, [entry.data for entry in session.log[: seq - session.floor]])
+
+
+def _copy(session: Any) -> Any:
+    values = {each.name: getattr(session, each.name) for each in dataclasses.fields(session)}
+    return type(session)(**{name: copy(value) for name, value in values.items()})

@@ -1,0 +1,182 @@
+"""The invariants that hold always, checked after every step in the directories that were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from localfirst.change import APPEND
+from localfirst.errors import LocalFirstError
+from localfirst.fold import Fold
+from localfirst.history import PENDING, Item
+from localfirst.records import CHANGE, Head, session_key, span
+from tests.simulation.holdings import held_here
+from tests.simulation.ledger import Ledger
+from tests.simulation.oracle import Oracle, Record, Violation
+from tests.simulation.replica import Directory
+from tests.simulation.server import NAMESPACE, Server
+
+PAGES_ARE_CHECKED: Final = True
+"""Whether each page of the central log is checked against the log before it when it is taken."""
+
+ONE_WAY_IS_EXACT: Final = False
+"""Whether a directory that can't read the log tells its own changes in it from those of a copy of it."""
+
+Shown = tuple[tuple[bytes, ...], tuple[tuple[str, bytes | None], ...]]
+
+
+def shown(fold: Fold) -> Shown:
+    """What a session shows: items and metadata."""
+    values = sorted((key, register.value) for key, register in fold.metadata.items())
+    return tuple(item.data for item in fold.items), tuple(values)
+
+
+@dataclass
+class Memory:
+    """What was seen of one session in one directory."""
+
+    admitted: list[bytes] = field(default_factory=list)
+    """The items in the central log, in the order in which they were shown."""
+    pending: frozenset[int] = frozenset()
+    taken: dict[bytes, int] = field(default_factory=dict)
+    """Items that were taken away by calls here, and the time of the call."""
+
+
+class Watch:
+    """Looks at directories, and remembers what it saw."""
+
+    def __init__(self, oracle: Oracle, server: Server, ledger: Ledger) -> None:
+        self._oracle = oracle
+        self._server = server
+        self._ledger = ledger
+        self._memory: dict[tuple[int, str], Memory] = {}
+        self._states: dict[tuple[str, str | None, int, int], tuple[int, Shown]] = {}
+
+    def forget(self, directory: Directory, session: str | None = None) -> None:
+        """It is another directory now, or has given something up: what was seen there need not hold."""
+        for place in list(self._memory):
+            if place[0] == directory.number and session in (None, place[1]):
+                del self._memory[place]
+
+    def took(self, directory: Directory, record: Record) -> None:
+        """A call here took items away."""
+        memory = self._of(directory, record.session)
+        for item in record.items:
+            memory.taken[item] = record.time
+
+    def _of(self, directory: Directory, session: str) -> Memory:
+        return self._memory.setdefault((directory.number, session), Memory())
+
+    def look(self, directory: Directory, sessions: Sequence[str]) -> None:
+        """Check the sessions that were written since the last look."""
+        touched, directory.disk.touched = directory.disk.touched, set()
+        for session in sessions:
+            if session_key(NAMESPACE, session) in touched:
+                self.check(directory, session)
+
+    def check(self, directory: Directory, session: str) -> None:
+        """Check one session in one directory."""
+        head = directory.head(session)
+        if head is None:
+            return
+        try:
+            fold = directory.view(session).refresh()
+        except LocalFirstError as error:
+            raise Violation(10, "what is on disk can be read", f"{_at(directory, session)}: {error}") from error
+        memory = self._of(directory, session)
+        where = _at(directory, session)
+        self._nothing_twice(where, fold.items)
+        self._together(where, fold.items)
+        if session not in self._oracle.confused:
+            self._gone(where, fold.items, memory)
+            if not self._is_elsewhere(session, head):
+                self._in_order(where, session, fold.items, memory)
+                self._whole_turns(where, directory, session, fold.items)
+        self._same(where, session, head, fold)
+        self._kept(where, directory, session, head, memory)
+
+    @staticmethod
+    def _nothing_twice(where: str, items: Sequence[Item]) -> None:
+        if len({item.data for item in items}) < len(items):
+            raise Violation(2, "nothing twice", f"{where} shows {[item.data for item in items]}")
+
+    def _together(self, where: str, items: Sequence[Item]) -> None:
+        done: set[int] = set()
+        last, place = -1, -1
+        for item in items:
+            record = self._oracle.of_item.get(item.data)
+            if record is None:
+                continue
+            if record.time != last and record.time in done:
+                raise Violation(4, "one append stays together", f"{where} has others in {record.items}")
+            place = -1 if record.time != last else place
+            if item.place <= place:
+                raise Violation(4, "one append stays together", f"{where} has {record.items} in another order")
+            last, place = record.time, item.place
+            done.add(last)
+
+    def _gone(self, where: str, items: Sequence[Item], memory: Memory) -> None:
+        for item in items:
+            time = memory.taken.get(item.data)
+            if time is not None and time not in self._oracle.excused:
+                raise Violation(6, "nothing comes back", f"{where} shows {item.data!r} again")
+
+    def _in_order(self, where: str, session: str, items: Sequence[Item], memory: Memory) -> None:
+        admitted = [item.data for item in items if item.seq < PENDING]
+        still, known = set(admitted), set(memory.admitted)
+        before = [data for data in memory.admitted if data in still]
+        after = [data for data in admitted if data in known]
+        memory.admitted = admitted
+        if before != after and session not in self._oracle.reordered | self._server.replaced:
+            raise Violation(5, "an admitted order stays", f"{where}: {before} became {after}")
+
+    def _is_elsewhere(self, session: str, head: Head) -> bool:
+        """Whether a directory is not on the central log, after a loss: it does not know that before it has read up to
+        the end, and shows what it has of both logs until then."""
+        if not self._oracle.losses[session] or PAGES_ARE_CHECKED:
+            return False
+        return self._server.digest_at(session, head.generation, head.seq) != head.digest
+
+    def _whole_turns(self, where: str, directory: Directory, session: str, items: Sequence[Item]) -> None:
+        seen = {item.data for item in items}
+        records = (self._oracle.of_item.get(data) for data in seen)
+        for turn in {id(each.turn): each.turn for each in records if each is not None and each.turn}.values():
+            if turn.directory == directory.number or turn.parted:
+                continue
+            if any(record.time in self._oracle.excused for record in turn.records):
+                continue
+            items_of = {item for each in turn.records if each.kind == APPEND for item in each.items}
+            missing = items_of - seen - self._oracle.removed
+            if missing:
+                raise Violation(11, "turns are whole", f"{where} shows a part of a turn, and not {missing}")
+
+    def _same(self, where: str, session: str, head: Head, fold: Fold) -> None:
+        if head.generation is None or fold.pending:
+            return
+        now = shown(fold)
+        number, before = self._states.setdefault(
+            (session, head.generation, head.seq, head.digest), (int(where.split()[1]), now)
+        )
+        if now != before:
+            raise Violation(3, "the same log shows the same", f"{where}: {now}, directory {number}: {before}")
+
+    def _kept(self, where: str, directory: Directory, session: str, head: Head, memory: Memory) -> None:
+        pending = self.pending(directory, session, head)
+        gone = memory.pending - pending - self._server.admitted - self._oracle.excused
+        memory.pending = pending
+        if gone and session in self._oracle.poisoned and not ONE_WAY_IS_EXACT:
+            gone -= held_here(directory.disk, session, head, self._ledger, self._oracle)
+        if gone:
+            lost = [self._oracle.records[time] for time in gone]
+            raise Violation(7, "what is pending stays until it is admitted", f"{where} lost {lost}")
+
+    def pending(self, directory: Directory, session: str, head: Head) -> frozenset[int]:
+        """The times of the changes that wait in a directory."""
+        rows = directory.log.rows.range(*span(CHANGE + session_key(NAMESPACE, session), head.acked))
+        records = (self._oracle.record(self._ledger.change(value)) for _, value in rows if value)
+        return frozenset(record.time for record in records if record is not None)
+
+
+def _at(directory: Directory, session: str) -> str:
+    return f"directory {directory.number} session {session}"
