@@ -20,7 +20,7 @@ IDENTITY := import sys; print(sys.base_prefix, sys.version)
 PARALLEL := -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint bench clean
+.PHONY: help demo test test-quick lint bench soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,8 +40,12 @@ lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## Time every call beside peers and raw limits (a minute); writes benchmarks/results/
+bench: $(READY) ## Time every call beside peers and raw limits, and replication (3 minutes); writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(READY) ## Crashes and chaos ten times as long as in CI, then simulated universes until stopped
+	LOCALFIRST_SOAK=1 $(BIN)/python -m pytest tests/integration/test_crash.py tests/integration/test_chaos.py $(ARGS)
+	$(BIN)/python -m tests.simulation --forever
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache \

@@ -19,40 +19,44 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 
-from benchmarks.checks import check_local, check_replication, check_size
+from benchmarks.beside import measure_beside
+from benchmarks.checks import check_beside, check_local, check_replication, check_size
 from benchmarks.local import LIMITS, QUICK, THOROUGH, WORK, Effort, Results, measure_local, measure_size
 from benchmarks.machine import machine, versions
 from benchmarks.messages import messages
 from benchmarks.peers import SYSTEMS, why_missing
-from benchmarks.replication import measure_replication
+from benchmarks.replication import LITTLE, MUCH, Amount, measure_replication
 from benchmarks.report import Report, as_markdown, show
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _WIDTH: Final = 120
 _RESULTS: Final = Path(__file__).parent / "results" / "local.json"
 
 
-async def run_local(directory: Path, effort: Effort) -> Report:
-    """Everything about local calls, in a directory that is empty and may be filled."""
+async def run(directory: Path, effort: Effort, amount: Amount) -> Report:
+    """Everything, in a directory that is empty and may be filled."""
     start = time.monotonic()
     missing = {system: reason for system in SYSTEMS if (reason := why_missing(system))}
     systems = [system for system in SYSTEMS if system not in missing]
     results = await measure_local(directory / "local", effort, systems)
     sizes = await measure_size(directory / "sizes", effort)
-    replication = await measure_replication(directory / "replication", effort)
-    checks = [*check_local(results), check_size(sizes, effort), *check_replication(replication)]
+    beside = await measure_beside(directory / "beside", effort)
+    replications = await measure_replication(directory / "replication", amount)
+    checks = [*check_local(results), check_size(sizes, effort), *check_beside(beside)]
+    checks += [check for each in replications.found for check in check_replication(each)]
     return {
         "format": FORMAT,
         "machine": machine(directory),
         "versions": versions(),
-        "settings": _settings(effort, time.monotonic() - start),
-        "missing": {system.title: reason for system, reason in missing.items()},
+        "settings": _settings(effort, amount, time.monotonic() - start),
+        "missing": {**{system.title: reason for system, reason in missing.items()}, **replications.missing},
         "systems": {each.name: {"title": each.title, "durability": each.durability} for each in systems},
         "limits": LIMITS,
         "work": {work.name: work.title for work in WORK},
         "results": _nested(results),
         "sizes": [["10 items", sizes["small", "add_1"].summary()], _large(effort, sizes)],
-        "replication": replication.summary(),
+        "beside": beside.summary(),
+        "replication": {each.remote: each.summary() for each in replications.found},
         "checks": [check.summary() for check in checks],
     }
 
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ.pop("LOCALFIRST_REMOTE", None)  # Nobody wants these messages there.
     with tempfile.TemporaryDirectory(prefix="localfirst-benchmark-") as directory:
-        report = asyncio.run(run_local(Path(directory), QUICK if options.quick else THOROUGH))
+        report = asyncio.run(run(Path(directory), *((QUICK, LITTLE) if options.quick else (THOROUGH, MUCH))))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     options.json.with_suffix(".md").write_text(as_markdown(report), encoding="utf-8")
@@ -79,16 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure localfirst beside other sessions.")
-    parser.add_argument("suite", nargs="?", choices=["local"], default="local", help="what to measure")
+    parser.add_argument(
+        "suite", nargs="?", choices=["local"], default="local", help="calls, and what replicates them: all there is"
+    )
     parser.add_argument("--quick", action="store_true", help="in seconds rather than minutes; the times mean little")
     parser.add_argument("--json", type=Path, default=_RESULTS, metavar="FILE", help="results; Markdown goes beside it")
     return parser
 
 
-def _settings(effort: Effort, seconds: float) -> dict[str, Any]:
+def _settings(effort: Effort, amount: Amount, seconds: float) -> dict[str, Any]:
     sizes = [len(msgspec.json.encode(message)) for message in messages(1000)]
     return {
         **effort._asdict(),
+        "replication": {**amount._asdict(), "rest": amount.rest._asdict()},
         "quick": effort == QUICK,
         "seconds": round(seconds, 1),
         "message_bytes": round(statistics.mean(sizes)),

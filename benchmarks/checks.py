@@ -1,13 +1,17 @@
-"""The figures that were set: each a ratio of two things that were measured side by side, so that it holds anywhere."""
+"""The figures that were set. On local calls, each is a ratio of two things that were measured side by side, so that it
+holds anywhere; replication is also held to plain numbers, with what a bare message takes beside them.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.local import Effort, Results
-from benchmarks.replication import Replication
+if TYPE_CHECKING:
+    from benchmarks.beside import Beside
+    from benchmarks.local import Effort, Results
+    from benchmarks.replication import Replication
 
 
 class Check(NamedTuple):
@@ -18,13 +22,13 @@ class Check(NamedTuple):
     """Else at least."""
     bound: float | None
     """None: for information."""
-    ratios: Sequence[float]
-    """Of each round."""
+    rounds: Sequence[float]
+    """What each round saw."""
 
     @property
     def seen(self) -> float:
         """The median of the rounds."""
-        return statistics.median(self.ratios)
+        return statistics.median(self.rounds)
 
     @property
     def met(self) -> bool | None:
@@ -46,8 +50,8 @@ class Check(NamedTuple):
             "bound": self.bound,
             "at_most": self.at_most,
             "seen": round(self.seen, 3),
-            "lowest": round(min(self.ratios), 3),
-            "highest": round(max(self.ratios), 3),
+            "lowest": round(min(self.rounds), 3),
+            "highest": round(max(self.rounds), 3),
             "met": self.met,
         }
 
@@ -83,11 +87,35 @@ def check_size(results: Results, effort: Effort) -> Check:
     return Check(f"add 1 to {effort.large:,} items / to 10", True, 1.2, [one / other for one, other in both])
 
 
-def check_replication(replication: Replication) -> list[Check]:
+def check_beside(beside: Beside) -> list[Check]:
     """Whether replication is in the way."""
-    remote = replication.remote
+    remote = beside.remote
     return [
-        Check(f"add 1, p99, {remote}: busy worker / idle", True, 3.0, replication.ratios("busy", "idle")),
-        Check(f"add 1, p99, {remote}: busy worker / no worker", True, None, replication.ratios("busy", "alone")),
-        Check(f"add 1, p99, {remote}: idle worker / no worker", True, None, replication.ratios("idle", "alone")),
+        Check(f"add 1, p99, {remote}: busy worker / idle", True, 3.0, beside.ratios("busy", "idle")),
+        Check(f"add 1, p99, {remote}: busy worker / no worker", True, None, beside.ratios("busy", "alone")),
+        Check(f"add 1, p99, {remote}: idle worker / no worker", True, None, beside.ratios("idle", "alone")),
     ]
+
+
+def check_replication(replication: Replication) -> list[Check]:
+    """Whether replication is soon done, and costs little."""
+    latency, idle = replication.latency, replication.idle
+    adds, bare = _milliseconds(latency.add.medians), _milliseconds(latency.message.medians)
+
+    def figure(title: str, bound: float | None, rounds: Sequence[float]) -> Check:
+        return Check(f"{replication.remote}: {title}", True, bound, rounds)
+
+    return [
+        figure("add 1 to visible elsewhere, ms, median", 10.0, adds),
+        figure("add 1 to visible elsewhere, ms, p99", 50.0, _milliseconds(latency.add.p99s)),
+        figure("bare message, ms, median", None, bare),
+        figure("add 1 to visible / bare message", None, [one / other for one, other in zip(adds, bare, strict=True)]),
+        figure(f"idle, {idle.known:,} sessions, % of a core", 0.5, idle.share),
+        figure("bare loop that wakes as often, % of a core", None, idle.bare),
+        figure("idle, round trips per poll interval", 1.0, [idle.requests]),
+        figure("bulk upload, bytes on the wire / of items", 1.3, replication.wire),
+    ]
+
+
+def _milliseconds(microseconds: Sequence[float]) -> list[float]:
+    return [time / 1000 for time in microseconds]

@@ -48,7 +48,8 @@ class Effort(NamedTuple):
     """Items in the largest session."""
     backlog: int
     """Sessions that wait for the central store while calls are measured."""
-    replication_rounds: int
+    beside_rounds: int
+    """Of calls beside replication."""
 
 
 THOROUGH: Final = Effort(10, 1.0, 0.2, 4, 1200, 100_000, 500, 5)

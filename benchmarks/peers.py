@@ -81,7 +81,7 @@ async def opened(system: System, directory: Path) -> AsyncIterator[Database]:
 
 
 class LocalFirst(Database):
-    """This library without a central store: `benchmarks.replication` measures with one."""
+    """This library without a central store: `benchmarks.beside` measures with one."""
 
     def __init__(self, directory: Path, durability: Durability) -> None:
         self._store = localfirst.open(directory / "store", durability=durability)

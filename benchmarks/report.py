@@ -47,7 +47,7 @@ def as_markdown(report: Report) -> str:
     """The report as a page."""
     notes = "\n".join(f"- {note}" for note in _notes(report))
     tables = "\n\n".join(sheet.markdown() for sheet in _sheets(report))
-    return f"# Local calls\n\n{notes}\n\n{tables}\n\n{verdict(report)}\n"
+    return f"# How fast\n\n{notes}\n\n{tables}\n\n{verdict(report)}\n"
 
 
 def verdict(report: Report) -> str:
@@ -74,7 +74,7 @@ def _notes(report: Report) -> list[str]:
 
 
 def _sheets(report: Report) -> list[_Sheet]:
-    return [_times(report), _limits(report), _replication(report), _checks(report)]
+    return [_times(report), _limits(report), _beside(report), _replication(report), _checks(report)]
 
 
 def _times(report: Report) -> _Sheet:
@@ -93,13 +93,20 @@ def _limits(report: Report) -> _Sheet:
     return _Sheet("Limits, microseconds: median (p99)", ["", "for", "time"], rows)
 
 
-def _replication(report: Report) -> _Sheet:
-    found = report["replication"]
+def _beside(report: Report) -> _Sheet:
+    found = report["beside"]
     titles = {"alone": "no worker", "idle": "worker with nothing else to send", "busy": "worker at full speed"}
     rows = [[title, _cell(found[name]), str(found[name]["calls"])] for name, title in titles.items()]
     rows += [[f"add 1 to a session of {size}", _cell(times), str(times["calls"])] for size, times in report["sizes"]]
     speed = f"{found['backlog_changes_per_second']:,} changes/s"
     return _Sheet(f"Add 1 beside replication to {found['remote']} ({speed})", ["", "median (p99)", "calls"], rows)
+
+
+def _replication(report: Report) -> _Sheet:
+    titles = {"add": "add 1 here to visible there", "message": "bare message"}
+    found = report["replication"].values()
+    rows = [[title, *[_cell(each[name]) for each in found]] for name, title in titles.items()]
+    return _Sheet("From one process to another, microseconds: median (p99)", ["", *report["replication"]], rows)
 
 
 def _checks(report: Report) -> _Sheet:
@@ -113,7 +120,7 @@ def _checks(report: Report) -> _Sheet:
         ]
         for check in report["checks"]
     ]
-    return _Sheet("Figures", ["ratio", "aimed at", "seen", "rounds", "as aimed"], rows)
+    return _Sheet("Figures", ["figure", "aimed at", "seen", "rounds", "as aimed"], rows)
 
 
 def _cell(times: dict[str, Any] | None) -> str:

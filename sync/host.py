@@ -312,7 +312,6 @@ class RequestHost(Host):
             _inherited.append((loop, self._serving))
             _disown(loop)
         self._serving = None
-        self._threads = weakref.WeakSet()
 
 
 def _canceller(loop: asyncio.AbstractEventLoop, task: asyncio.Future[None]) -> Callable[[Future[None]], None]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import localfirst
 from benchmarks.checks import Check
+from benchmarks.idle import LONG
 from benchmarks.report import as_markdown, verdict
 from benchmarks.timing import Series, measure, percentile
+from sync.worker import CALM_AFTER
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = {"localfirst", "localfirst-full", "sqlite"}
@@ -63,17 +67,44 @@ def test_measures_the_limits(report: dict[str, Any]) -> None:
 
 
 def test_measures_beside_replication(report: dict[str, Any]) -> None:
-    found = report["replication"]
+    found = report["beside"]
     assert found["remote"] in ("Redis", "directory")
     assert found["backlog_changes_per_second"] > 0
     for name in ("alone", "idle", "busy"):
-        assert_is_measured(found[name], report["settings"]["replication_rounds"])
+        assert_is_measured(found[name], report["settings"]["beside_rounds"])
     assert [size for size, _ in report["sizes"]] == ["10 items", "20,000 items"]
+
+
+def test_measures_replication_itself(report: dict[str, Any]) -> None:
+    settings = report["settings"]["replication"]
+    assert {*report["replication"], *report["missing"]} >= {"Redis", "Postgres"}
+    for found in report["replication"].values():
+        for name in ("add", "message"):
+            assert_is_measured(found[name], settings["rounds"])
+            assert found[name]["calls"] == settings["rounds"] * settings["adds"]
+        assert found["add"]["median"] > found["message"]["median"]
+        assert len(found["idle"]["share"]) == settings["rest"]["rounds"]
+        assert found["idle"]["requests"] > 0
+        assert len(found["wire"]) == settings["rounds"]
+        assert min(found["wire"]) > 1
+
+
+def test_idle_stores_rest_for_a_minute_with_the_default_poll_interval() -> None:
+    assert LONG.known == 1000
+    assert LONG.rounds * LONG.seconds >= 60
+    assert LONG.poll_interval == signature(localfirst.open).parameters["poll_interval"].default
+    assert LONG.begins > CALM_AFTER
 
 
 def test_says_of_every_figure_whether_it_is_met(report: dict[str, Any]) -> None:
     wanted = [check["wanted"] for check in report["checks"] if check["bound"] is not None]
-    assert wanted == ["≤ 3", "≤ 1.2", "≤ 1.25", "≥ 10", "≥ 3.5", "≥ 8", "≥ 8", "≥ 8", "≤ 1.2", "≤ 3"]
+    assert wanted == ["≤ 3", "≤ 1.2", "≤ 1.25", "≥ 10", "≥ 3.5", "≥ 8", "≥ 8", "≥ 8", "≤ 1.2", "≤ 3"] + [
+        "≤ 10",
+        "≤ 50",
+        "≤ 0.5",
+        "≤ 1",
+        "≤ 1.3",
+    ] * len(report["replication"])
     for check in report["checks"]:
         assert 0 < check["lowest"] <= check["seen"] <= check["highest"]
         if check["bound"] is None:
@@ -90,6 +121,7 @@ def test_shows_the_same_as_a_page_and_on_the_terminal(run: tuple[Path, str], rep
     for text in (page, printed):
         assert "SQLiteSession" in text
         assert "bare msgspec decoding of one array" in text
+        assert "From one process to another" in text
     assert verdict(report)[:40] in printed
     assert f"Written: {path}" in printed
 

@@ -63,7 +63,7 @@ def is_folded(session: localfirst.Session) -> bool:
 
 def churn(session: localfirst.Session, key: str = "churn") -> None:
     """Enough writes that each make the one before needless."""
-    for number in range(400):
+    for number in range(1000):
         session.set(key, f"{number} ".ljust(100, "x"))
 
 
@@ -414,7 +414,7 @@ def test_a_process_that_has_not_looked_since_before_sees_and_writes_as_before(
         eventually(lambda: is_tidy(a))
         process.stdin.write("\n")
         process.stdin.close()
-        assert process.stdout.readline() == "3 399  3\n"
+        assert process.stdout.readline() == "3 999  3\n"
     assert process.returncode == 0
     a.flush(10)
     assert contents(a.session("s")) == ["1", "2"]

@@ -207,6 +207,28 @@ async def test_without_hints_watching_ends_at_once(open_store: OpenStore) -> Non
 # Pushes that disturb each other.
 
 
+async def test_runs_that_are_taken_are_not_sent_one_by_one(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused together is sent again in parts: that must not hide a mistake in what was sent together."""
+    shared = open_store()
+    await shared.identify()
+    push, sent = shared._push_statement, []
+
+    async def counted(runs: Any) -> Any:
+        sent.append(len(runs))
+        return await push(runs)
+
+    monkeypatch.setattr(shared, "_push_statement", counted)
+    runs = [run("gap" if number == 7 else f"s{number}", "r1", 1 + (number == 7), number) for number in range(1, 21)]
+    assert [each.admitted for each in await shared.push(runs)] == [*range(1, 7), 0, *range(8, 21)]
+    assert sent == [20]
+    for number in (1, 8, 20):
+        for known in range(number):
+            [page] = await shared.pull([having(f"s{number}", changes("r1", 1, known))], 1)
+            assert bodies(page.entries) == changes("r1", known + 1, 1)
+
+
 NAMES = [f"session-{number:02}" for number in range(50)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from localfirst.turn import Turn
 from localfirst.turns import Turns
 from localfirst.view import View
 from sync.central.base import CentralStore
+from sync.replicate import Replicator, Round
 from sync.site import Limits, Site
 from sync.worker import Options, Worker
 from tests.simulation.rows import Disk, Life, MemoryRows
@@ -85,6 +86,15 @@ class Directory:
             process.kill()
 
 
+class OrderedReplicator(Replicator):
+    """Takes sessions in one order: that of a set is another in each process that simulates."""
+
+    async def round(
+        self, push: Iterable[SessionKey], pull: Iterable[SessionKey], one_way: Iterable[SessionKey] = ()
+    ) -> Round:
+        return await super().round(sorted(push), sorted(pull), one_way)
+
+
 class Process:
     """One process on a directory."""
 
@@ -99,6 +109,7 @@ class Process:
         log = self.log if one_loop else Log(MemoryRows(directory.disk, self.life))
         self.site = Site(log, link, NAMESPACE, tell, limits, ask)
         self.worker = Worker(Path("simulated"), self.site, _OPTIONS)
+        self.worker._replicator = OrderedReplicator(self.site)
         self.turns = Turns(self.log)
         self.owner = SimpleNamespace(name=lambda: self.name)
         self.open_turns: dict[str, Turn] = {}

@@ -64,7 +64,7 @@ def test_each_namespace_has_its_own(quarantine: Quarantine) -> None:
 
 def test_directions_are_let_go_one_by_one(quarantine: Quarantine) -> None:
     for direction in ("push", "pull"):
-        quarantine.put(KEY, aside(direction))  # type: ignore[arg-type]
+        quarantine.put(KEY, aside(direction))
     quarantine.release(KEY, "push")
     assert set(quarantine.all("default")) == {(KEY, "pull")}
     quarantine.release(KEY, "push")
