@@ -1,9 +1,8 @@
-"""The store: a directory of sessions, and the worker that syncs it. The only module that wires localfirst to sync."""
+"""The store: a directory of sessions, and the worker that syncs it."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 import weakref
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_data_path
 
 from localfirst.change import check_session_id
-from localfirst.errors import ConfigurationError, LocalFirstError
+from localfirst.errors import ConfigurationError
 from localfirst.events import Listeners, SessionEvent
 from localfirst.fold import Fold
 from localfirst.giving_up import give_up
+from localfirst.link import Link, connector
 from localfirst.local import Local
 from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options
 from localfirst.records import Aside, Direction, SessionKey, session_key
@@ -27,20 +27,12 @@ from localfirst.rows import patiently
 from localfirst.session import Session
 from localfirst.status import Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
 from localfirst.turn import check_no_turn
-from localfirst.view import View
-from localfirst.waiting import wait, wait_soon
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from sync.central.base import CentralStore
-    from sync.host import Host
-    from sync.site import Notice, Settled
-    from sync.status import SyncStatus
-
-_logger = logging.getLogger("localfirst")
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
@@ -111,14 +103,21 @@ class Store:
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
         self._listeners = Listeners()
-        self._remote: str | None = None
-        connect = self._connector(remote)
-        self._local = Local(self.path, namespace, fsync=durability == "full", listeners=self._listeners)
-        self._ask = on_remote_loss == "ask"
-        self._synced: dict[SessionKey, float] = {}
         self._closed = False
-        self._host = self._make_host(connect, worker, poll_interval, sync_interval) if connect else None
-        self._local.wrote = self._host.wake if self._host else None
+        found = connector(remote, namespace) if remote else None
+        self._local = Local(self.path, namespace, fsync=durability == "full", listeners=self._listeners)
+        self._link = found and Link(
+            self.path,
+            namespace,
+            self._local,
+            self._listeners,
+            *found,
+            worker=worker,
+            poll_interval=poll_interval,
+            sync_interval=sync_interval,
+            ask=on_remote_loss == "ask",
+        )
+        self._local.wrote = self._link.host.wake if self._link else None
         _stores.add(self)
 
     # Sessions.
@@ -186,17 +185,17 @@ class Store:
 
         >>> store.flush(timeout=5)
         """
-        host = self._waitable_host("flush")
+        link = self._waitable_link("flush")
         check_no_turn(self._local, "flush")
-        if host is not None:
-            wait(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
+        if link is not None:
+            link.ask(lambda worker: worker.flush(session_id), timeout, link.what_is_left)
 
     async def aflush(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """As `flush`, without blocking the event loop."""
-        host = self._open_host()
+        link = self._open_link()
         check_no_turn(self._local, "aflush")
-        if host is not None:
-            await wait_soon(host.submit(lambda worker: worker.flush(session_id)), timeout, self._what_is_left)
+        if link is not None:
+            await link.ask_soon(lambda worker: worker.flush(session_id), timeout, link.what_is_left)
 
     def refresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """Return when everything in the central store at the time of the call is visible here.
@@ -205,15 +204,15 @@ class Store:
 
         >>> store.refresh(timeout=5)
         """
-        host = self._waitable_host("refresh")
-        if host is not None:
-            wait(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
+        link = self._waitable_link("refresh")
+        if link is not None:
+            link.ask(lambda worker: worker.refresh(session_id), timeout, link.what_is_missing)
 
     async def arefresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """As `refresh`, without blocking the event loop."""
-        host = self._open_host()
-        if host is not None:
-            await wait_soon(host.submit(lambda worker: worker.refresh(session_id)), timeout, self._what_is_missing)
+        link = self._open_link()
+        if link is not None:
+            await link.ask_soon(lambda worker: worker.refresh(session_id), timeout, link.what_is_missing)
 
     def status(self) -> StoreStatus:
         """How this store and the central store stand to each other now.
@@ -223,7 +222,8 @@ class Store:
         """
         waiting = list(self._local.backlog().values())
         oldest = min((backlog.oldest for backlog in waiting), default=None)
-        sync = self._sync_status()
+        link = self._link
+        sync = link.status() if link else None
         synced_at = sync.last_synced_at if sync else None
         return StoreStatus(
             state=sync.state if sync else "local",
@@ -234,8 +234,8 @@ class Store:
             last_error=sync.last_error if sync else None,
             clock_offset=sync.clock_offset if sync else None,
             quarantined=len({key for key, _ in self._stopped()}),
-            leader=bool(self._host and self._host.leads),
-            remote=self._remote,
+            leader=link.host.leads if link else False,
+            remote=link.remote if link else None,
             replica_id=self._local.replica_id,
             path=str(self.path),
         )
@@ -289,8 +289,8 @@ class Store:
         """
         self._local.check_open()
         accepted = patiently(partial(self._local.identity.accept, self.namespace))
-        if accepted and self._host is not None:
-            self._host.nudge()
+        if accepted and self._link is not None:
+            self._link.host.nudge()
         return accepted
 
     def verify(
@@ -304,28 +304,27 @@ class Store:
         >>> store.verify(timeout=5).ok
         True
         """
-        host, found = self._waitable_host("verify"), list[Any]()
-        if host is not None:
-            wait(
-                host.submit(lambda worker: worker.verify(found, session_id, full=full)), timeout, self._what_is_missing
-            )
+        link, found = self._waitable_link("verify"), list[Any]()
+        if link is not None:
+            link.ask(lambda worker: worker.verify(found, session_id, full=full), timeout, link.what_is_missing)
         return VerifyReport([SessionCheck(*difference) for difference in found])
 
     async def averify(
         self, timeout: float | None = None, *, session_id: str | None = None, full: bool = False
     ) -> VerifyReport:
         """As `verify`, without blocking the event loop."""
-        host, found = self._open_host(), list[Any]()
-        if host is not None:
-            request = host.submit(lambda worker: worker.verify(found, session_id, full=full))
-            await wait_soon(request, timeout, self._what_is_missing)
+        link, found = self._open_link(), list[Any]()
+        if link is not None:
+            await link.ask_soon(
+                lambda worker: worker.verify(found, session_id, full=full), timeout, link.what_is_missing
+            )
         return VerifyReport([SessionCheck(*difference) for difference in found])
 
     def _act(self, session_id: str, act: Callable[[SessionKey], bool]) -> bool:
         self._local.check_open()
         acted = patiently(partial(act, session_key(self.namespace, check_session_id(session_id))))
-        if acted and self._host is not None:
-            self._host.wake()
+        if acted and self._link is not None:
+            self._link.host.wake()
         return acted
 
     def _stopped(self) -> dict[tuple[SessionKey, Direction], Aside]:
@@ -340,7 +339,7 @@ class Store:
 
     def _synced_at(self, key: SessionKey) -> datetime | None:
         """See `Session.synced_at`."""
-        return _utc(self._synced.get(key))
+        return _utc(self._link.synced.get(key)) if self._link else None
 
     # The end.
 
@@ -354,36 +353,36 @@ class Store:
         """
         if self._closed:
             return
-        host = self._waitable_host("close")
-        if host is not None:
-            self._flush_gently(host, timeout)
-            host.close()
+        link = self._waitable_link("close")
+        if link is not None:
+            link.flush_gently(timeout)
+            link.host.close()
         self._release()
 
     async def aclose(self, timeout: float = 5.0) -> None:
         """As `close`, without blocking the event loop."""
         if self._closed:
             return
-        if self._host is not None:
-            await self._aflush_gently(self._host, timeout)
-            await self._host.aclose()
+        if self._link is not None:
+            await self._link.flush_gently_soon(timeout)
+            await self._link.host.aclose()
         await asyncio.to_thread(self._release)
 
     def _flush_session(self, session_id: str, timeout: float = 5.0) -> None:
         """Send what is pending in a session if that can be done now; log it if not."""
-        host = self._waitable_host("flush")
-        if host is not None:
-            self._flush_gently(host, timeout, session_id)
+        link = self._waitable_link("flush")
+        if link is not None:
+            link.flush_gently(timeout, session_id)
 
     async def _aflush_session(self, session_id: str, timeout: float = 5.0) -> None:
         """As `_flush_session`, without blocking the event loop."""
-        host = self._open_host()
-        if host is not None:
-            await self._aflush_gently(host, timeout, session_id)
+        link = self._open_link()
+        if link is not None:
+            await link.flush_gently_soon(timeout, session_id)
 
     def __enter__(self) -> Self:
-        if self._host is not None and not self._host.may_wait_here():
-            self._host.drop()
+        if self._link is not None and not self._link.host.may_wait_here():
+            self._link.host.drop()
             self._release()
             raise ConfigurationError('with worker="task", a store is opened by "async with", so that it can be closed')
         return self
@@ -402,48 +401,28 @@ class Store:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<Store {str(self.path)!r} with {self._remote or 'no central store'}>"
+        return f"<Store {str(self.path)!r} with {self._link.remote if self._link else 'no central store'}>"
 
     # What sessions are made of.
 
     @property
     def _replicates(self) -> bool:
         """Whether there is a central store."""
-        return self._host is not None
+        return self._link is not None
 
     def _hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
         """Before the first read of a session that was never here: ask the central store, if it can be reached."""
-        view, host = self._local.view(key, session_id), self._host
-        if host is None or view.hydrated:
-            return
-        self._local.read(key, session_id, lambda fold: fold.seq)
-        if not view.exists:
-            self._local.follow(key, session_id)
-        if _must_ask(view, host, timeout) and host.may_wait_here():
-            try:
-                wait(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
-            except LocalFirstError as error:
-                _logger.debug("session %r was not fetched: %s", session_id, error)
-            view.hydrated = True
+        if self._link is not None:
+            self._link.hydrate(key, session_id, timeout)
 
     async def _hydrate_soon(self, key: SessionKey, session_id: str, timeout: float) -> None:
         """As `_hydrate`, without blocking the event loop."""
-        view, host = self._local.view(key, session_id), self._host
-        if host is None or view.hydrated:
-            return
-        await self._local.read_soon(key, session_id, lambda fold: fold.seq)
-        if not view.exists:
-            await self._local.follow_soon(key, session_id)
-        if _must_ask(view, host, timeout):
-            try:
-                await wait_soon(host.submit(lambda worker: worker.fetch(session_id)), timeout, self._what_is_missing)
-            except LocalFirstError as error:
-                _logger.debug("session %r was not fetched: %s", session_id, error)
-            view.hydrated = True
+        if self._link is not None:
+            await self._link.hydrate_soon(key, session_id, timeout)
 
     def _follow(self, key: SessionKey, session_id: str) -> None:
         """Let a session come when another replica writes to it, also if none did yet."""
-        if self._host is not None:
+        if self._link is not None:
             self._local.follow(key, session_id)
 
     def _info(self, key: SessionKey, session_id: str, *, stopped: bool) -> SessionInfo:
@@ -451,7 +430,7 @@ class Store:
 
         def look(fold: Fold) -> SessionInfo:
             pending = view.unsent
-            never = view.head.generation is None and (self._host is None or not pending)
+            never = view.head.generation is None and (self._link is None or not pending)
             state: Any = "local" if never else "pending" if pending else "synced"
             return SessionInfo(
                 session_id=session_id,
@@ -465,121 +444,17 @@ class Store:
 
         return self._local.read(key, session_id, look)
 
-    # What the worker tells.
-
-    def _on_notice(self, notice: Notice) -> None:
-        """In the worker's thread."""
-        from sync.site import Lost, Settled
-
-        if isinstance(notice, Settled):
-            self._on_settled(notice)
-        elif isinstance(notice, Lost):
-            self._emit(notice.key, notice.session_id, SessionEvent.REMOTE_LOST, notice.reason)
-        else:
-            self._emit(notice.key, notice.aside.session_id, SessionEvent.QUARANTINED, notice.aside.reason)
-
-    def _on_settled(self, settled: Settled) -> None:
-        """Changes of others have come, or ours were admitted."""
-        key, before, after = settled
-        self._synced[key] = time.time()
-        if not self._listeners.any_for(key):
-            return
-        news = self._local.news(key, before)
-        if after.acked > before.acked and after.acked >= self._local.log.last_slot(key):
-            news.append((SessionEvent.SYNCED, ()))
-        for event, arguments in news:
-            self._emit(key, after.session_id, event, *arguments)
-
-    def _emit(self, key: SessionKey, session_id: str, event: SessionEvent, *arguments: Any) -> None:
-        try:
-            self._listeners.emit(key, session_id, event, *arguments)
-        except BaseException:  # Of a callback; an exit that it asks for can't be had in this thread.
-            _logger.exception("a callback for %s raised in the sync worker; it is ignored", event.name)
-
     # Inside.
 
-    def _open_host(self) -> Host | None:
+    def _open_link(self) -> Link | None:
         self._local.check_open()
-        return self._host
+        return self._link
 
-    def _waitable_host(self, call: str) -> Host | None:
-        host = self._open_host()
-        if host is not None and not host.may_wait_here():
-            raise ConfigurationError(
-                f"{call}() can't wait in the thread that syncs: in a coroutine, await a{call}() instead; in a callback"
-                " of the worker, leave it to another thread"
-            )
-        return host
-
-    def _connector(self, remote: str | None) -> Callable[[], CentralStore] | None:
-        if not remote:
-            return None
-        from sync.central import connect, describe
-
-        connect(remote, self.namespace)  # Connects to nothing yet, but tells now if the URL can't work.
-        self._remote = describe(remote)
-        return partial(connect, remote, self.namespace)
-
-    def _make_host(self, connect: Callable[[], CentralStore], kind: WorkerKind, poll: float, pace: float) -> Host:
-        from sync.host import RequestHost, TaskHost, ThreadHost
-        from sync.site import Site
-        from sync.worker import Options, Worker
-
-        options = Options(poll_interval=poll, sync_interval=pace)
-
-        def make() -> Worker:
-            site = Site(self._local.log, connect(), self.namespace, self._on_notice, ask=self._ask)
-            return Worker(self.path, site, options)
-
-        if kind == "none":
-            return RequestHost(make)
-        return TaskHost(make) if kind == "task" else ThreadHost(make, pace)
-
-    def _sync_status(self) -> SyncStatus | None:
-        """What this process knows, or what the one that leads tells."""
-        if self._host is None:
-            return None
-        from sync.leader import is_led
-        from sync.status import published
-
-        told, own = published(self.path, self.namespace), self._host.status
-        if told is None or self._host.leads:
-            return own
-        if is_led(self.path, self.namespace):
-            return told
-        return own if own.last_synced_at is not None else own.as_of(told.last_synced_at)
-
-    def _what_is_left(self) -> str:
-        waiting = self._local.backlog().values()
-        return (
-            f"{_count(sum(backlog.changes for backlog in waiting), 'change')} of {_count(len(waiting), 'session')}"
-            f" not in {self._remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
-        )
-
-    def _what_is_missing(self) -> str:
-        return f"not everything in {self._remote} is here yet{self._why()}"
-
-    def _why(self) -> str:
-        status = self._host.status if self._host else None
-        return f" ({status.last_error})" if status and status.last_error else ""
-
-    def _flush_gently(self, host: Host, timeout: float, session_id: str | None = None) -> None:
-        if timeout <= 0 or not host.runs:
-            return
-        try:
-            wait(host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left)
-        except LocalFirstError as error:
-            _logger.warning("%s was not flushed: %s", self.path, error)
-
-    async def _aflush_gently(self, host: Host, timeout: float, session_id: str | None = None) -> None:
-        if timeout <= 0 or not host.runs:
-            return
-        try:
-            await wait_soon(
-                host.submit(lambda worker: worker.flush(session_id, once=True)), timeout, self._what_is_left
-            )
-        except LocalFirstError as error:
-            _logger.warning("%s was not flushed: %s", self.path, error)
+    def _waitable_link(self, call: str) -> Link | None:
+        link = self._open_link()
+        if link is not None:
+            link.check_waitable(call)
+        return link
 
     def _release(self) -> None:
         self._closed = True
@@ -590,8 +465,8 @@ class Store:
         """In a child process: threads did not come along, and locks may have been held by them."""
         self._local.forked()
         self._listeners.forked()
-        if self._host is not None:
-            self._host.forked()
+        if self._link is not None:
+            self._link.host.forked()
 
 
 def _forked() -> None:
@@ -603,15 +478,5 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _must_ask(view: View, host: Host, timeout: float) -> bool:
-    """Whether a session that is read for the first time may be in the central store, and could be had from there."""
-    view.hydrated = view.head.generation is not None or not host.fetches
-    return not view.hydrated and timeout > 0 and host.status.state not in ("offline", "blocked")
-
-
 def _utc(timestamp: float | None) -> datetime | None:
     return None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

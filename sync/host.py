@@ -333,7 +333,7 @@ async def _end(worker: Worker, life: asyncio.Task[Any]) -> None:
 
 
 def _disown(loop: Any) -> None:
-    """In a child process: let go of the parent's connections.
+    """In a child process: let go of the parent's connections (but for one that is being made in this very moment).
 
     They are its own to read, to write, and to end: a server sees the end of a connection only when nobody has it open
     any more. The numbers of the files stay taken, for the objects that the parent had would close them once more; and

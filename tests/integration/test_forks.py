@@ -82,6 +82,12 @@ def preload(fork: Any, path: Path, remote: str, namespace: str, told: Any, heard
     store.session("s").add_message("user", "parent")
     store.flush(20)
     eventually(lambda: store.status().leader)
+    with localfirst.open(path.with_name("c"), remote=remote, namespace=namespace, worker="none") as other:
+        other.session("s").add_message("user", "a hint")
+        other.flush(20)
+    if remote.startswith("file:"):
+        store.refresh(20)
+    eventually(lambda: "a hint" in contents(store))  # All connections are made.
     for number in range(2):
         fork(serve, number, store, told, leads, done)
     assert heard.wait(30)  # The children have written.
@@ -118,7 +124,7 @@ def test_parent_and_children_all_sync_and_share_no_socket(
         assert sum(map(len, everything)) == len(set.union(*everything)), "a socket is shared"
         with localfirst.open(tmp_path / "b", remote=remote_url, namespace=namespace) as other:
             other.refresh(10)
-            assert sorted(contents(other)) == ["child 0", "child 1", "parent", "parent again"]
+            assert sorted(contents(other)) == ["a hint", "child 0", "child 1", "parent", "parent again"]
             other.session("s").add_message("user", "from elsewhere")
             other.flush(10)
         if not remote_url.startswith("file:"):
@@ -164,7 +170,8 @@ def test_a_child_does_not_wait_for_what_its_parent_was_at(kind: Any, silent: str
 
     waiting = threading.Thread(target=flush)
     waiting.start()
-    host: Any = store._host
+    link: Any = store._link
+    host = link.host
     eventually(lambda: list(host._requests))
 
     def use() -> None:

@@ -563,7 +563,8 @@ def test_a_callback_of_the_worker_cannot_wait_for_the_worker(redis_url: str, ope
 async def test_waits_that_were_cancelled_end(tmp_path: Path) -> None:
     store = localfirst.open(tmp_path / "a", remote="redis://127.0.0.1:1")
     store.session("s").add_message("user", "x")
-    host: Any = store._host
+    link: Any = store._link
+    host = link.host
     for _ in range(20):
         waiting = asyncio.create_task(store.aflush())
         await asyncio.sleep(0)

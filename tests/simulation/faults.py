@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from localfirst.change import APPEND, MAIN_BRANCH, Change, encode_change, new_id
 from localfirst.giving_up import give_up
@@ -15,9 +15,6 @@ from tests.simulation.rows import Disk
 from tests.simulation.server import NAMESPACE
 from tests.simulation.universe import Universe
 from tests.simulation.world import WORLD
-
-TWINS_AND_FOLDING: Final = True
-"""Whether logs are folded in universes in which directories are copied or restored."""
 
 Fault = Callable[["Faults"], str]
 """Returns what happened."""
@@ -34,14 +31,7 @@ class Faults:
         self._copies: list[tuple[int, Disk]] = []
         choose = WORLD.random
         self.kinds = [(fault, weight) for fault, weight in WEIGHTS.items() if choose.random() < 0.5]
-        self._work_around()
         self.often = choose.choice((0.0, 0.01, 0.03, 0.06, 0.12)) if self.kinds else 0.0
-
-    def _work_around(self) -> None:
-        """What is known not to hold yet is not put together."""
-        limits = self.universe.limits
-        if not TWINS_AND_FOLDING and {Faults.twin, Faults.restore_directory} & {fault for fault, _ in self.kinds}:
-            self.universe.limits = limits._replace(compact_after=1 << 30)
 
     def strike(self) -> None:
         """One of them."""
@@ -151,6 +141,9 @@ class Faults:
                 self._oracle.losses[name] += 1
 
     def _is_unsure(self, session: str) -> bool:
+        """Whether something may be pushed again that was in the log before: its sender has no answer, or it is late."""
+        if self.universe.weather.later:
+            return True
         for directory in self.universe.directories:
             head = directory.head(session)
             if head is not None and self.universe.watch.pending(directory, session, head) & self._server.admitted:
@@ -186,7 +179,7 @@ class Faults:
             found[0].disk = disk.copy()
             found[0].open_observer()
             self.universe.watch.forget(found[0])
-            self._oracle.reordered.update(self._oracle.losses)
+            self._note_copy()
         self._perhaps_notice(found[0])
         return f"directory {number} is restored"
 
@@ -197,9 +190,13 @@ class Faults:
         directory = self._any_directory()
         self._part_turns(directory)
         other = self.universe.add_directory(directory.disk.copy())
-        self._oracle.reordered.update(self._oracle.losses)
+        self._note_copy()
         self._perhaps_notice(other)
         return f"directory {directory.number} is copied: {other.number}"
+
+    def _note_copy(self) -> None:
+        self._oracle.copied = True
+        self._oracle.reordered.update(self._oracle.losses)
 
     def _perhaps_notice(self, directory: Directory) -> None:
         """A copy may see that it is on another disk than before."""

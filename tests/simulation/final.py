@@ -11,12 +11,14 @@ from localfirst.checkpoint import decode_state
 from localfirst.errors import MalformedChange
 from localfirst.fold import VOID, Fold
 from localfirst.fold import check as fold_check
+from localfirst.records import session_key
 from sync.verify import Difference
 from tests.simulation import jobs
 from tests.simulation.healing import run
 from tests.simulation.holdings import held_here
 from tests.simulation.oracle import Violation
 from tests.simulation.replica import Directory
+from tests.simulation.server import NAMESPACE
 from tests.simulation.universe import Universe
 from tests.simulation.watch import shown
 
@@ -46,6 +48,8 @@ def _check_session(universe: Universe, session: str) -> None:
     well = [directory for directory in universe.directories if directory not in stopped]
     times = universe.server.times(session)
     _nothing_lost(universe, session, times, stopped)
+    for directory in stopped:
+        _still_pushed(universe, directory, session, times)
     if session in universe.oracle.poisoned and stopped:
         return
     if session not in universe.server.sessions:
@@ -73,6 +77,17 @@ def _nothing_lost(universe: Universe, session: str, times: set[int], stopped: li
     for record in universe.oracle.by_session[session]:
         if record.time not in times | waiting and not universe.oracle.is_excused(record):
             raise Violation(1, "what was told is kept", f"session {session}: {record} is nowhere in the central log")
+
+
+def _still_pushed(universe: Universe, directory: Directory, session: str, times: set[int]) -> None:
+    """What can't be read stops no push, unless the log has to be read first: after a loss, and in copies."""
+    head = directory.head(session)
+    stopped = directory.quarantine.get(session_key(NAMESPACE, session), "push") is not None
+    if head is None or stopped or universe.oracle.copied or universe.oracle.losses[session]:
+        return
+    left = universe.watch.pending(directory, session, head) - times
+    if left:
+        raise Violation(9, "sync goes on", f"directory {directory.number} session {session} was not pushed: {left}")
 
 
 def _folded(universe: Universe, session: str) -> Fold:
@@ -123,4 +138,4 @@ def _verified(universe: Universe, directory: Directory) -> None:
     for difference in found:
         stopped = _stopped(universe, difference.session_id)
         if difference.problem and directory not in stopped and difference.session_id not in universe.oracle.poisoned:
-            raise Violation(12, "verify finds nothing", f"directory {directory.number}: {difference}")
+            raise Violation(14, "verify finds nothing", f"directory {directory.number}: {difference}")

@@ -18,13 +18,13 @@ import sync.compact
 import sync.replicate
 import sync.stretch
 import tests.simulation.ledger
-from localfirst.change import Change, decode_change, encode_change
+from localfirst.change import Change, decode_change, encode_change, extend_digest
 from localfirst.checkpoint import State, encode_state
 from localfirst.history import History, ItemId
 from localfirst.log import Log
 from localfirst.records import CHANGE, PAGE, Head, Page, Rename, SessionKey, number, span
 from localfirst.testing.memory import MemoryStore
-from sync.central.base import Pushed, Run
+from sync.central.base import Pulled, Pushed, Run, Want
 from sync.replicate import Replicator
 from sync.resync import _Copy
 from sync.stretch import _Reader
@@ -75,17 +75,34 @@ def _overlap_in_part() -> AbstractContextManager[object]:
     return patch.object(MemoryStore, "_push", mutated)
 
 
-@_mutation("a checkpoint is put whatever the log has become")
-def _no_compare_and_set() -> AbstractContextManager[object]:
+@_mutation("a checkpoint takes the place of changes that are not in it")
+def _too_much_folded() -> AbstractContextManager[object]:
     put = MemoryStore.put_checkpoint
 
     async def mutated(store: MemoryStore, session_id: str, expected: Any, checkpoint: Any, acked: Any) -> bool:
         session = store._state.sessions.get(session_id)
-        if session is not None and expected is not None and session.generation == checkpoint.generation:
+        if session is not None and session.generation == checkpoint.generation:
             checkpoint = checkpoint._replace(seq=max(checkpoint.seq, session.seq), digest=session.digest)
         return await put(store, session_id, session.head if session else None, checkpoint, acked)
 
     return patch.object(MemoryStore, "put_checkpoint", mutated)
+
+
+@_mutation("the digests of two logs are not compared")
+def _digest_not_compared() -> AbstractContextManager[object]:
+    pull = MemoryStore._pull
+
+    def mutated(store: MemoryStore, want: Want, max_bytes: int) -> Pulled:
+        session = store._state.sessions.get(want.session_id)
+        if session is None or want.generation is None or not session.floor <= want.after <= session.seq:
+            return pull(store, want, max_bytes)
+        pulled = pull(store, want._replace(digest=session._digest_at(want.after)), max_bytes)
+        if pulled.head is None or pulled.resync:
+            return pulled
+        digest = extend_digest(want.digest, [entry.data for entry in pulled.entries])
+        return pulled._replace(head=pulled.head._replace(digest=digest))
+
+    return patch.object(MemoryStore, "_pull", mutated)
 
 
 # What is on disk.

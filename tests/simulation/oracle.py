@@ -62,6 +62,8 @@ class Oracle:
         """Sessions with a change that the central store refuses."""
         self.losses: dict[str, int] = defaultdict(int)
         """How often the central store lost something of a session."""
+        self.copied = False
+        """Whether a directory was copied, or restored."""
         self.reordered: set[str] = set()
         """Sessions of which nobody has the one order any more, see `Faults.server_loses`."""
         self.confused: set[str] = set()

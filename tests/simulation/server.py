@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from copy import copy
 from typing import Any, Final, TypeVar
 
-from localfirst.change import EMPTY_DIGEST, extend_digest, new_id
+from localfirst.change import new_id
 from localfirst.errors import RemoteRejected
 from localfirst.testing.memory import MemoryServer, MemoryStore
 from sync.central.base import LogEntry, Pushed, Run
@@ -125,14 +125,6 @@ class Server:
         if self._before[name]:
             self.sessions[name] = self._before[name].popleft()
             self._before[name].clear()
-
-    def digest_at(self, session_id: str, generation: str | None, seq: int) -> int | None:
-        """The digest of a session's log up to a seq; None if it has no such place."""
-        session = self.sessions.get(session_id)
-        if session is None or session.generation != generation or not session.floor <= seq <= session.seq:
-            return None
-        digest = session.checkpoint.digest if session.checkpoint else EMPTY_DIGEST
-        return extend_digest(digest, [entry.data for entry in session.log[: seq - session.floor]])
 
 
 def _copy(session: Any) -> Any:

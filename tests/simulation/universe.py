@@ -109,8 +109,13 @@ class Universe:
     def call(self, process: Process, session: str, action: Action) -> None:
         """One call of an agent; the process may die in it."""
         done = "crash"
-        with suppress(Crash):
+        try:
             done = action(process, session)
+        except Crash:
+            pass
+        except LocalFirstError as error:
+            where = f"directory {process.directory.number} session {session}"
+            raise Violation(10, "what is on disk can be read", f"{where}: {type(error).__name__}: {error}") from error
         self.say(f"directory {process.directory.number} {process.name[:3]} {session} {done}")
         self.after(process)
 

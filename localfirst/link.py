@@ -1,0 +1,219 @@
+"""A store's link to its central store: where the worker runs, what is asked of it, what it tells.
+
+The only module that wires localfirst to sync.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localfirst.errors import ConfigurationError, LocalFirstError
+from localfirst.events import Listeners, SessionEvent
+from localfirst.local import Local
+from localfirst.options import WorkerKind
+from localfirst.records import SessionKey
+from localfirst.view import View
+from localfirst.waiting import wait, wait_soon
+
+if TYPE_CHECKING:
+    from sync.central.base import CentralStore
+    from sync.host import Host, Request
+    from sync.site import Notice, Settled
+    from sync.status import SyncStatus
+
+Connect = Callable[[], "CentralStore"]
+
+_logger = logging.getLogger("localfirst")
+
+
+def connector(remote: str, namespace: str) -> tuple[Connect, str]:
+    """How to connect to a central store, and what people may be told of its URL. Raises `ConfigurationError`."""
+    from sync.central import connect, describe
+
+    connect(remote, namespace)  # Connects to nothing yet, but tells now if the URL can't work.
+    return partial(connect, remote, namespace), describe(remote)
+
+
+class Link:
+    """The link of a store that has a central store."""
+
+    def __init__(
+        self,
+        path: Path,
+        namespace: str,
+        local: Local,
+        listeners: Listeners,
+        connect: Connect,
+        remote: str,
+        *,
+        worker: WorkerKind,
+        poll_interval: float,
+        sync_interval: float,
+        ask: bool,
+    ) -> None:
+        self.remote = remote
+        """Without credentials."""
+        self.synced: dict[SessionKey, float] = {}
+        """When sessions were last known to agree with the central store, Unix time."""
+        self._path = path
+        self._namespace = namespace
+        self._local = local
+        self._listeners = listeners
+        self._ask = ask
+        self.host = self._make_host(connect, worker, poll_interval, sync_interval)
+
+    # What is asked of the worker.
+
+    def check_waitable(self, call: str) -> None:
+        """Raise `ConfigurationError` where waiting for the worker would stop it."""
+        if not self.host.may_wait_here():
+            raise ConfigurationError(
+                f"{call}() can't wait in the thread that syncs: in a coroutine, await a{call}() instead; in a callback"
+                " of the worker, leave it to another thread"
+            )
+
+    def ask(self, request: Request, timeout: float | None, what: Callable[[], str]) -> None:
+        """Wait for a request to the worker."""
+        wait(self.host.submit(request), timeout, what)
+
+    async def ask_soon(self, request: Request, timeout: float | None, what: Callable[[], str]) -> None:
+        """As `ask`, without blocking the event loop."""
+        await wait_soon(self.host.submit(request), timeout, what)
+
+    def flush_gently(self, timeout: float, session_id: str | None = None) -> None:
+        """Send what is pending if that can be done now; log it if not."""
+        if timeout <= 0 or not self.host.runs:
+            return
+        try:
+            self.ask(lambda worker: worker.flush(session_id, once=True), timeout, self.what_is_left)
+        except LocalFirstError as error:
+            _logger.warning("%s was not flushed: %s", self._path, error)
+
+    async def flush_gently_soon(self, timeout: float, session_id: str | None = None) -> None:
+        """As `flush_gently`, without blocking the event loop."""
+        if timeout <= 0 or not self.host.runs:
+            return
+        try:
+            await self.ask_soon(lambda worker: worker.flush(session_id, once=True), timeout, self.what_is_left)
+        except LocalFirstError as error:
+            _logger.warning("%s was not flushed: %s", self._path, error)
+
+    def hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
+        """Before the first read of a session that was never here: ask the central store, if it can be reached."""
+        view = self._local.view(key, session_id)
+        if view.hydrated:
+            return
+        self._local.read(key, session_id, lambda fold: fold.seq)
+        if not view.exists:
+            self._local.follow(key, session_id)
+        if self._must_ask(view, timeout) and self.host.may_wait_here():
+            try:
+                self.ask(lambda worker: worker.fetch(session_id), timeout, self.what_is_missing)
+            except LocalFirstError as error:
+                _logger.debug("session %r was not fetched: %s", session_id, error)
+            view.hydrated = True
+
+    async def hydrate_soon(self, key: SessionKey, session_id: str, timeout: float) -> None:
+        """As `hydrate`, without blocking the event loop."""
+        view = self._local.view(key, session_id)
+        if view.hydrated:
+            return
+        await self._local.read_soon(key, session_id, lambda fold: fold.seq)
+        if not view.exists:
+            await self._local.follow_soon(key, session_id)
+        if self._must_ask(view, timeout):
+            try:
+                await self.ask_soon(lambda worker: worker.fetch(session_id), timeout, self.what_is_missing)
+            except LocalFirstError as error:
+                _logger.debug("session %r was not fetched: %s", session_id, error)
+            view.hydrated = True
+
+    def _must_ask(self, view: View, timeout: float) -> bool:
+        """Whether a session that is read for the first time may be in the central store, and could be fetched."""
+        view.hydrated = view.head.generation is not None or not self.host.fetches
+        return not view.hydrated and timeout > 0 and self.host.status.state not in ("offline", "blocked")
+
+    # How it stands.
+
+    def status(self) -> SyncStatus:
+        """What this process knows, or what the one that leads tells."""
+        from sync.leader import is_led
+        from sync.status import published
+
+        told, own = published(self._path, self._namespace), self.host.status
+        if told is None or self.host.leads:
+            return own
+        if is_led(self._path, self._namespace):
+            return told
+        return own if own.last_synced_at is not None else own.as_of(told.last_synced_at)
+
+    def what_is_left(self) -> str:
+        waiting = self._local.backlog().values()
+        return (
+            f"{_count(sum(backlog.changes for backlog in waiting), 'change')} of {_count(len(waiting), 'session')}"
+            f" not in {self.remote} yet{self._why()}; they stay on disk and are sent when it can be reached"
+        )
+
+    def what_is_missing(self) -> str:
+        return f"not everything in {self.remote} is here yet{self._why()}"
+
+    def _why(self) -> str:
+        error = self.host.status.last_error
+        return f" ({error})" if error else ""
+
+    # What the worker tells.
+
+    def _on_notice(self, notice: Notice) -> None:
+        """In the worker's thread."""
+        from sync.site import Lost, Settled
+
+        if isinstance(notice, Settled):
+            self._on_settled(notice)
+        elif isinstance(notice, Lost):
+            self._emit(notice.key, notice.session_id, SessionEvent.REMOTE_LOST, notice.reason)
+        else:
+            self._emit(notice.key, notice.aside.session_id, SessionEvent.QUARANTINED, notice.aside.reason)
+
+    def _on_settled(self, settled: Settled) -> None:
+        """Changes of others have come, or ours were admitted."""
+        key, before, after = settled
+        self.synced[key] = time.time()
+        if not self._listeners.any_for(key):
+            return
+        news = self._local.news(key, before)
+        if after.acked > before.acked and after.acked >= self._local.log.last_slot(key):
+            news.append((SessionEvent.SYNCED, ()))
+        for event, arguments in news:
+            self._emit(key, after.session_id, event, *arguments)
+
+    def _emit(self, key: SessionKey, session_id: str, event: SessionEvent, *arguments: Any) -> None:
+        try:
+            self._listeners.emit(key, session_id, event, *arguments)
+        except BaseException:  # Of a callback; an exit that it asks for can't be had in this thread.
+            _logger.exception("a callback for %s raised in the sync worker; it is ignored", event.name)
+
+    # Inside.
+
+    def _make_host(self, connect: Connect, kind: WorkerKind, poll: float, pace: float) -> Host:
+        from sync.host import RequestHost, TaskHost, ThreadHost
+        from sync.site import Site
+        from sync.worker import Options, Worker
+
+        options = Options(poll_interval=poll, sync_interval=pace)
+
+        def make() -> Worker:
+            site = Site(self._local.log, connect(), self._namespace, self._on_notice, ask=self._ask)
+            return Worker(self._path, site, options)
+
+        if kind == "none":
+            return RequestHost(make)
+        return TaskHost(make) if kind == "task" else ThreadHost(make, pace)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
