@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -78,10 +77,13 @@ class Log:
         value = self.rows.get(HEAD + key)
         return None if value is None else self._decode_head(value)
 
-    def create(self, key: SessionKey, head: Head) -> None:
-        """Make a session known here; fine if it is already."""
-        with suppress(RowExists):
+    def create(self, key: SessionKey, head: Head) -> bool:
+        """Make a session known here. False: it is already."""
+        try:
             self.rows.insert(HEAD + key, _encode(head))
+        except RowExists:
+            return False
+        return True
 
     def append(self, key: SessionKey, slot: int, changes: Sequence[Change]) -> bool:
         """Store changes of this replica from a slot on, all or none. False: it is taken, read the rest first."""
@@ -181,9 +183,11 @@ class Log:
         """Pending changes move behind all slots that were ever used, so that nobody takes one of the old slots."""
         rows = [(slot, value) for slot, value in self._slots(key, rename.start - 1) if value]
         last = self.last_slot(key)
-        moved = [self._decode_change(value) for slot, value in rows if slot not in rename.drop]
-        kept = self._decode_change(rows[0][1]).counter - 1 if rows else 0
-        renamed = renumber(moved, rename.origin, rename.first, kept)
+        changes = {slot: self._decode_change(value) for slot, value in rows}
+        moved = [change for slot, change in changes.items() if slot not in rename.drop | rename.same]
+        kept = changes[rows[0][0]].counter - 1 if rows else 0
+        same = {change.counter for slot, change in changes.items() if slot in rename.same}
+        renamed = renumber(moved, rename.origin, rename.first, kept, same)
         mark = last + 1
         self.rows.insert(_slot_key(key, mark), b"")
         for slot, change in enumerate(renamed, start=mark + 1):

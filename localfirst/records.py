@@ -155,6 +155,8 @@ class Rename(NamedTuple):
     """Counter of the first of them under the new name."""
     drop: frozenset[int] = frozenset()
     """Slots that are given up."""
+    same: frozenset[int] = frozenset()
+    """Slots whose changes are in the central log under their old names, and in the pages."""
 
 
 class Rest(NamedTuple):

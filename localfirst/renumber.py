@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -10,11 +10,11 @@ from localfirst.change import CLEAR, END, REMOVE, Change
 from localfirst.history import ItemId, decode_clear, decode_removal, encode_clear
 
 
-def renumber(changes: Sequence[Change], origin: str, first: int, kept: int) -> list[Change]:
+def renumber(changes: Sequence[Change], origin: str, first: int, kept: int, same: Collection[int] = ()) -> list[Change]:
     """The same changes by `origin`, numbered from `first` on, with what they say of each other put right.
 
-    `changes` are of one origin and above `kept`, its last change that stays as it is. One that is missing among them
-    was given up, and so is whatever removed its items.
+    `changes` are of one origin and above `kept`: those up to it stay as they are, and those in `same`. One that is missing
+    among the rest was given up, and so is whatever removed its items.
 
     >>> old = [Change("a", 5, 0, 0, "main", "append", b'["x"]'), Change("a", 6, 0, 0, "main", "append", b'["y"]')]
     >>> [(change.origin, change.counter) for change in renumber(old, "b", 1, kept=4)]
@@ -26,16 +26,17 @@ def renumber(changes: Sequence[Change], origin: str, first: int, kept: int) -> l
             change,
             origin=origin,
             counter=counters[change.counter],
-            **_renamed(change, origin, kept, counters),
+            **_renamed(change, origin, {**counters, **dict.fromkeys(same, 0)}, kept),
         )
         for change in changes
     ]
 
 
-def _renamed(change: Change, origin: str, kept: int, counters: dict[int, int]) -> dict[str, object]:
+def _renamed(change: Change, origin: str, counters: dict[int, int], kept: int) -> dict[str, object]:
+    """`counters`: by old ones; 0: it keeps its name."""
     if change.kind == REMOVE:
         target = decode_removal(change.body)
-        if target.origin != change.origin or target.counter <= kept:
+        if target.origin != change.origin or target.counter <= kept or counters.get(target.counter) == 0:
             return {}
         if target.counter not in counters:
             return {"kind": END, "body": b"{}", "turn": 0}

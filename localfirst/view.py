@@ -91,17 +91,26 @@ class View:
         with self.lock:
             if fresh or not self.loaded:
                 self.refresh()
-            while (steps := plan(self.fold)) and (changes := self._number(steps, turn())):
-                if self._commit(changes):
-                    return changes
-                self._catch_up()
+            while steps := plan(self.fold):
+                if self._exist():
+                    changes = self._number(steps, turn())
+                    if self._commit(changes):
+                        return changes
+                    self._catch_up()
             return []
+
+    def _exist(self) -> bool:
+        """Make the session known on this disk. False: somebody else did, under another head, which was read now."""
+        if not self._exists:
+            self._exists = self._log.create(self._key, self._head)
+            if not self._exists:
+                self._checked.clear()
+                self.refresh()
+                return False
+        return True
 
     def _commit(self, changes: list[Change]) -> bool:
         """Fold, then store: what can't be folded is never stored. False: another process or thread was faster."""
-        if not self._exists:
-            self._log.create(self._key, self._head)
-            self._exists = True
         done = 0
         try:
             for change in changes:

@@ -158,11 +158,14 @@ class Replicator:
         return behind
 
     async def _pending(self, key: SessionKey) -> _Batch | None:
-        head = await self._site.head(key)
-        if head is None:
-            return None
-        after = max(head.acked, head.sent) if key in self._one_way else head.acked
-        changes, more = await self._run(key, after)
+        while (head := await self._site.head(key)) is not None:
+            after = max(head.acked, head.sent) if key in self._one_way else head.acked
+            found = await self._run(key, after)
+            if found is not None:
+                return await self._batch(key, head, after, *found)
+        return None
+
+    async def _batch(self, key: SessionKey, head: Head, after: int, changes: list[bytes], more: bool) -> _Batch | None:
         if not changes:
             await self._adopt(key, head)
             return None
@@ -171,13 +174,18 @@ class Replicator:
         run.hashes  # noqa: B018 - here, session by session: the agent's thread gets its turn between them
         return _Batch(key, head, run, sum(map(len, changes)), more)
 
-    async def _run(self, key: SessionKey, start: int) -> tuple[list[bytes], bool]:
-        """What may go of what is in the slots above: no part of a turn. And whether there may be more."""
+    async def _run(self, key: SessionKey, start: int) -> tuple[list[bytes], bool] | None:
+        """What may go of what is in the slots above: no part of a turn. And whether there may be more.
+
+        None: another process renamed it since the head was read; look again.
+        """
         limits = self._site.limits
         changes: list[bytes] = []
         while True:
             after, room = start + len(changes), limits.run_bytes - sum(map(len, changes))
             found = await patiently(partial(self._site.log.run, key, after, limits.run_changes, max(room, 1)))
+            if b"" in found:
+                return None
             changes += found
             more = bool(found) and (len(found) == limits.run_changes or sum(map(len, found)) >= room)
             if (safe := whole(changes)) or not more:
@@ -333,7 +341,7 @@ class Replicator:
             spent=head.spent + stretch.spent,
         )
         if after != head:
-            rename = await rename_of(self._site, key, head, stretch.twin)
+            rename = await rename_of(self._site, key, head, stretch.twin, stretch.same)
             await self._settle(key, head, after, result, stretch.page, rename)
         if stretch.poison is not None:
             entry = pulled.entries[stretch.count]

@@ -7,7 +7,7 @@ copied into a volume aside, page by page, and taken at once at the end: neither 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -89,6 +89,7 @@ class _Copy:
         self._seen: dict[str, int] = {}
         self._spent = 0
         self._twin: int | None = None
+        self._same: set[int] = set()
 
     async def complete(self) -> bool:
         """Copy all, and send what it lacks, until it lacks nothing. False: begin again."""
@@ -144,8 +145,7 @@ class _Copy:
         await stage_checkpoint(self._site, self._key, self.volume, checkpoint.data)
 
     async def _take(self, pulled: Pulled) -> None:
-        head = self._head if self._twin is None else msgspec.structs.replace(self._head, origin="")
-        stretch = await read_stretch(self._site, self._key, head, self._seq, pulled.entries)
+        stretch = await read_stretch(self._site, self._key, self._head, self._seq, pulled.entries, self._twin)
         if stretch.poison is not None:
             entry = pulled.entries[stretch.count]
             raise Unreadable(stretch.poison, entry.seq, hash_of(entry.data))
@@ -158,7 +158,8 @@ class _Copy:
         for origin, counter in stretch.seen.items():
             self._seen[origin] = max(counter, self._seen.get(origin, 0))
         self._spent += stretch.spent
-        self._twin = stretch.twin if self._twin is None else self._twin
+        self._twin = stretch.twin
+        self._same |= stretch.same
 
     def _check(self, remote: RemoteHead) -> None:
         if self._digest != remote.digest:  # Reading it again would end the same way, for ever.
@@ -278,7 +279,7 @@ class _Copy:
             bottom=bottom,
             spent=self._spent,
         )
-        return Resynced(after, await rename_of(self._site, self._key, head, self._twin))
+        return Resynced(after, await rename_of(self._site, self._key, head, self._twin, self._same))
 
 
 def _is_shown(change: Change, shown: dict[ItemId, bytes]) -> bool:
@@ -289,7 +290,7 @@ def _is_shown(change: Change, shown: dict[ItemId, bytes]) -> bool:
     return any(shown.get(ItemId(change.origin, change.counter, place)) == data for place, data in enumerate(items))
 
 
-async def rename_of(site: Site, key: SessionKey, head: Head, twin: int | None) -> Rename | None:
+async def rename_of(site: Site, key: SessionKey, head: Head, twin: int | None, same: Collection[int]) -> Rename | None:
     """How the changes from a slot on are to be named, because another directory has taken their counters.
 
     The new name follows from the first of them: if this directory was copied with them in it, the copy gives them the
@@ -301,7 +302,8 @@ async def rename_of(site: Site, key: SessionKey, head: Head, twin: int | None) -
     if current == head.origin:
         current = await patiently(partial(site.identity.renew, current))
     first = await patiently(partial(site.log.change, key, twin))
-    return Rename(twin, current if first is None else derived_id(head.origin, first), 1)
+    name = current if first is None else derived_id(head.origin, first)
+    return Rename(twin, name, 1, same=frozenset(same))
 
 
 class _Unsent:

@@ -38,6 +38,8 @@ class Stretch:
     twin: int | None = None
     """The first slot of which the central log has another change, or which was never used here: another directory has
     our origin, or this one is a copy of an earlier state."""
+    same: set[int] = field(default_factory=set)
+    """Slots from there on of which it has the same change after all, sent by somebody who knew it."""
     seen: dict[str, int] = field(default_factory=dict)
     """The highest counter of each origin among them."""
     spent: int = 0
@@ -46,9 +48,12 @@ class Stretch:
     """Why the entry after them can't be read."""
 
 
-async def read_stretch(site: Site, key: SessionKey, head: Head, after: int, entries: Sequence[LogEntry]) -> Stretch:
-    """The entries after a seq, up to the first that can't be read."""
+async def read_stretch(
+    site: Site, key: SessionKey, head: Head, after: int, entries: Sequence[LogEntry], twin: int | None = None
+) -> Stretch:
+    """The entries after a seq, up to the first that can't be read. `twin`: as it is known from what came before."""
     reader = _Reader(head, await patiently(partial(site.quarantine.skipped, key)))
+    reader.stretch.twin = twin
     decoded: list[tuple[LogEntry, Change | None]] = []
     for place, entry in enumerate(entries, start=after + 1):
         try:
@@ -115,12 +120,15 @@ class _Reader:
     def _place(self, entry: LogEntry, change: Change, rows: dict[int, bytes]) -> None:
         stretch, head = self.stretch, self._head
         slot = head.slot(change.counter)
-        own = _is_own(head, change) and (stretch.twin is None or slot < stretch.twin)
-        if own and rows.get(slot) == entry.data:
+        own = _is_own(head, change)
+        same = own and rows.get(slot) == entry.data
+        if same and (stretch.twin is None or slot < stretch.twin):
             stretch.acked = slot
             _add_own(stretch.page.own, OwnRange(entry.seq, entry.admitted_at, slot, 1))
             return
-        if own:
+        if same:
+            stretch.same.add(slot)
+        elif own and stretch.twin is None:
             stretch.twin = slot
         stretch.page.foreign.append(Foreign(entry.seq, entry.admitted_at, entry.data))
 

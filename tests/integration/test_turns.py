@@ -54,22 +54,27 @@ def contents(session: localfirst.Session) -> list[Any]:
 
 @contextmanager
 def watched(session: localfirst.Session) -> Iterator[set[int]]:
-    """How many items a session was seen with, by somebody who refreshes and looks all the time."""
+    """How many items a session was seen with, by one who looks all the time while another refreshes all the time."""
     seen: set[int] = set()
     stop = threading.Event()
 
-    def watch() -> None:
-        while not stop.is_set():
-            session.refresh(30)
+    def look() -> None:
+        while not stop.wait(0.0005):
             seen.add(len(session))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    def refresh() -> None:
+        while not stop.is_set():
+            session.refresh(30)
+
+    watchers = [threading.Thread(target=look), threading.Thread(target=refresh)]
+    for watcher in watchers:
+        watcher.start()
     try:
         yield seen
     finally:
         stop.set()
-        watcher.join(30)
+        for watcher in watchers:
+            watcher.join(30)
     assert seen, "nobody looked"
 
 

@@ -197,6 +197,7 @@ class Faults:
     def _note_copy(self) -> None:
         self._oracle.copied = True
         self._oracle.reordered.update(self._oracle.losses)
+        self._oracle.confused |= self._oracle.given_up
 
     def _perhaps_notice(self, directory: Directory) -> None:
         """A copy may see that it is on another disk than before."""
@@ -242,8 +243,11 @@ class Faults:
 
     def give_up_in(self, directory: Directory, session: str) -> bool:
         """Give up what stops a session in one directory."""
+        key = session_key(NAMESPACE, session)
+        if directory.quarantine.get(key, "push") is not None:
+            self._oracle.given_up.add(session)
+            self._oracle.confused |= self._oracle.given_up if self._oracle.copied else set()
         with self._oracle.loss(self.universe.held):
-            key = session_key(NAMESPACE, session)
             done = give_up(directory.log, directory.identity, directory.quarantine, key)
         if done:
             self.universe.watch.forget(directory, session)

@@ -12,7 +12,7 @@ from tests.simulation.universe import Universe
 from tests.simulation.world import WORLD
 
 MOST_PASSES = 40
-MOST_AWAITS = 20_000
+MOST_AWAITS = 4_000
 
 
 def heal(universe: Universe, faults: Faults) -> None:

@@ -65,10 +65,12 @@ class Oracle:
         self.copied = False
         """Whether a directory was copied, or restored."""
         self.reordered: set[str] = set()
-        """Sessions of which nobody has the one order any more, see `Faults.server_loses`."""
+        """Sessions of which nobody has the one order any more, see `Faults._server_loses`."""
         self.confused: set[str] = set()
-        """Sessions with two changes of one origin and counter: a directory was restored to a state before they were
-        made, and the central store to one before they came."""
+        """Sessions in which one origin and counter may stand for two changes: a directory was restored to a state
+        before they were made, and the central store to one before they came; or it was copied, and gave up some."""
+        self.given_up: set[str] = set()
+        """Sessions of which what waited was given up somewhere: what came after it has other counters since."""
         self.by_session: dict[str, list[Record]] = defaultdict(list)
 
     def note(self, session: str, change: Change, directory: int, seen: Iterable[bytes]) -> Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from typing import Any
 
 import pytest
@@ -59,6 +60,19 @@ def test_folding_on_from_a_checkpoint_is_folding_everything(universe: Universe, 
     assert seen(state.fold) == seen(whole.fold)
     assert state.marks == whole.marks
     assert encode_state(state) == encode_state(whole)  # All replicas make the same one of the same log.
+
+
+@settings(max_examples=150)
+@given(universes(max_steps=40), st.randoms(use_true_random=False), st.integers(0, 60))
+def test_of_a_log_that_was_filled_again_too(universe: Universe, chance: random.Random, place: int) -> None:
+    """There, what was taken away may come after what took it away: each replica sent its own in turn."""
+    order = [replica.origin for replica in universe.replicas]
+    chance.shuffle(order)
+    log = numbered([entry for origin in order for entry in universe.log if entry.change.origin == origin])
+    state = decode_state(encode_state(folded(log[:place])))
+    assert seen(state.fold) == seen(folded(log[:place]).fold)
+    state.admit(log[place:])
+    assert seen(state.fold) == seen(folded(log).fold)
 
 
 @settings(max_examples=100)
