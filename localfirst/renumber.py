@@ -13,8 +13,8 @@ from localfirst.history import ItemId, decode_clear, decode_removal, encode_clea
 def renumber(changes: Sequence[Change], origin: str, first: int, kept: int, same: Collection[int] = ()) -> list[Change]:
     """The same changes by `origin`, numbered from `first` on, with what they say of each other put right.
 
-    `changes` are of one origin and above `kept`: those up to it stay as they are, and those in `same`. One that is missing
-    among the rest was given up, and so is whatever removed its items.
+    `changes` are of one origin and above `kept`: those up to it stay as they are, and those in `same`. One that is
+    missing among the rest was given up, and so is whatever removed its items.
 
     >>> old = [Change("a", 5, 0, 0, "main", "append", b'["x"]'), Change("a", 6, 0, 0, "main", "append", b'["y"]')]
     >>> [(change.origin, change.counter) for change in renumber(old, "b", 1, kept=4)]

@@ -34,6 +34,9 @@ _MOST_ROOM: Final = 1 << 30
 _HOPELESS: Final = 5
 """How often in a row a gap is found in a log that was read anew."""
 
+_RENAMES: Final = 10
+"""How often another process may rename what is pending while it is read."""
+
 T = TypeVar("T")
 
 _logger = logging.getLogger("localfirst.sync")
@@ -141,8 +144,10 @@ class Replicator:
         batches: list[_Batch] = []
         for place, key in enumerate(keys):
             await asyncio.sleep(0)  # The loop may be an application's.
-            if (batch := await self._pending(key)) is not None:
-                batches.append(batch)
+            head = await self._site.head(key)
+            if head is not None:
+                batch = await self._guarded(key, head, "push", result, self._pending(key))
+                batches += [batch] if batch else []
             if sum(batch.size for batch in batches) >= self._site.limits.push_bytes:
                 result.push.update(keys[place + 1 :])
                 break
@@ -158,12 +163,15 @@ class Replicator:
         return behind
 
     async def _pending(self, key: SessionKey) -> _Batch | None:
-        while (head := await self._site.head(key)) is not None:
+        for _ in range(_RENAMES):
+            if (head := await self._site.head(key)) is None:
+                return None
             after = max(head.acked, head.sent) if key in self._one_way else head.acked
             found = await self._run(key, after)
             if found is not None:
                 return await self._batch(key, head, after, *found)
-        return None
+            await asyncio.sleep(0)
+        raise StoreCorrupt("changes made here are on disk without their content")
 
     async def _batch(self, key: SessionKey, head: Head, after: int, changes: list[bytes], more: bool) -> _Batch | None:
         if not changes:

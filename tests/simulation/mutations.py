@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import wraps
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import msgspec
@@ -32,13 +32,22 @@ from sync.worker import Worker
 from tests.simulation.rows import MemoryRows
 
 Mutation = Callable[[], AbstractContextManager[object]]
-MUTATIONS: dict[str, Mutation] = {}
+
+
+class Known(NamedTuple):
+    """A mutation, and the invariant that notices it."""
+
+    invariant: int
+    begin: Mutation
+
+
+MUTATIONS: dict[str, Known] = {}
 """By what they do."""
 
 
-def _mutation(name: str) -> Callable[[Mutation], Mutation]:
+def _mutation(name: str, invariant: int) -> Callable[[Mutation], Mutation]:
     def register(mutation: Mutation) -> Mutation:
-        MUTATIONS[name] = mutation
+        MUTATIONS[name] = Known(invariant, mutation)
         return mutation
 
     return register
@@ -47,7 +56,7 @@ def _mutation(name: str) -> Callable[[Mutation], Mutation]:
 # The central store.
 
 
-@_mutation("the server admits again what it has")
+@_mutation("the server admits again what it has", 10)
 def _no_dedupe() -> AbstractContextManager[object]:
     push = MemoryStore._push
 
@@ -60,7 +69,7 @@ def _no_dedupe() -> AbstractContextManager[object]:
     return patch.object(MemoryStore, "_push", mutated)
 
 
-@_mutation("the server admits the end of a run whose beginning it has")
+@_mutation("the server admits the end of a run whose beginning it has", 6)
 def _overlap_in_part() -> AbstractContextManager[object]:
     push = MemoryStore._push
 
@@ -75,7 +84,7 @@ def _overlap_in_part() -> AbstractContextManager[object]:
     return patch.object(MemoryStore, "_push", mutated)
 
 
-@_mutation("a checkpoint takes the place of changes that are not in it")
+@_mutation("a checkpoint takes the place of changes that are not in it", 9)
 def _too_much_folded() -> AbstractContextManager[object]:
     put = MemoryStore.put_checkpoint
 
@@ -88,7 +97,7 @@ def _too_much_folded() -> AbstractContextManager[object]:
     return patch.object(MemoryStore, "put_checkpoint", mutated)
 
 
-@_mutation("the digests of two logs are not compared")
+@_mutation("the digests of two logs are not compared", 1)
 def _digest_not_compared() -> AbstractContextManager[object]:
     pull = MemoryStore._pull
 
@@ -108,7 +117,7 @@ def _digest_not_compared() -> AbstractContextManager[object]:
 # What is on disk.
 
 
-@_mutation("the cursor is committed before the pages")
+@_mutation("the cursor is committed before the pages", 10)
 def _cursor_first() -> AbstractContextManager[object]:
     settle = Log.settle
 
@@ -125,7 +134,7 @@ def _cursor_first() -> AbstractContextManager[object]:
     return patch.object(Log, "settle", mutated)
 
 
-@_mutation("a page is lost now and then")
+@_mutation("a page is lost now and then", 10)
 def _page_lost() -> AbstractContextManager[object]:
     settle, calls = Log.settle, count(1)
 
@@ -137,7 +146,23 @@ def _page_lost() -> AbstractContextManager[object]:
     return patch.object(Log, "settle", mutated)
 
 
-@_mutation("one change too many is taken for admitted")
+@_mutation("a page holds other bytes than the log", 14)
+def _other_bytes() -> AbstractContextManager[object]:
+    settle = Log.settle
+
+    def mutated(
+        log: Log, key: SessionKey, before: Head, after: Head, pages: Sequence[Page] = (), rename: Rename | None = None
+    ) -> Head | None:
+        for page in pages:
+            page.foreign[:] = [
+                msgspec.structs.replace(each, data=each.data.replace(b"main", b"mine")) for each in page.foreign
+            ]
+        return settle(log, key, before, after, pages, rename)
+
+    return patch.object(Log, "settle", mutated)
+
+
+@_mutation("one change too many is taken for admitted", 7)
 def _acked_too_far() -> AbstractContextManager[object]:
     settle = Log.settle
 
@@ -151,7 +176,7 @@ def _acked_too_far() -> AbstractContextManager[object]:
     return patch.object(Log, "settle", mutated)
 
 
-@_mutation("a change is written over one that took its place")
+@_mutation("a change is written over one that took its place", 7)
 def _no_compare_and_swap() -> AbstractContextManager[object]:
     def mutated(rows: MemoryRows, key: bytes, value: bytes, upper: bytes) -> None:
         rows.put(key, value)
@@ -159,23 +184,24 @@ def _no_compare_and_swap() -> AbstractContextManager[object]:
     return patch.object(MemoryRows, "insert_last", mutated)
 
 
-@_mutation("what is renamed stays where it was")
+@_mutation("what is renamed stays where it was", 6)
 def _rename_in_place() -> AbstractContextManager[object]:
     rename_rows = Log._rename
 
     def mutated(log: Log, key: SessionKey, head: Head, rename: Rename) -> Head:
-        old = log.rows.range(*span(CHANGE + key, rename.start - 1))
         after = rename_rows(log, key, head, rename)
-        for row_key, value in old:
-            log.rows.put(row_key, value)
-        return msgspec.structs.replace(after, acked=min(after.acked, rename.start - 1))
+        moved = log.rows.range(*span(CHANGE + key, after.acked))
+        log.rows.delete_range(*span(CHANGE + key, rename.start - 1))
+        for slot, (_, value) in enumerate(moved, start=rename.start):
+            log.rows.put(CHANGE + key + number(slot), value)
+        return msgspec.structs.replace(after, acked=rename.start - 1, offset=rename.start - rename.first)
 
     return patch.object(Log, "_rename", mutated)
 
 
-@_mutation("a renamed removal names what it named before")
+@_mutation("a renamed removal names what it named before", 6)
 def _names_kept() -> AbstractContextManager[object]:
-    def mutated(changes: Sequence[Change], origin: str, first: int, kept: int) -> list[Change]:
+    def mutated(changes: Sequence[Change], origin: str, first: int, *_: Any) -> list[Change]:
         return [
             msgspec.structs.replace(change, origin=origin, counter=counter)
             for counter, change in enumerate(changes, start=first)
@@ -187,7 +213,7 @@ def _names_kept() -> AbstractContextManager[object]:
 # Replication.
 
 
-@_mutation("a copied directory is not noticed")
+@_mutation("a copied directory is not noticed", 7)
 def _twin_unnoticed() -> AbstractContextManager[object]:
     place = _Reader._place
 
@@ -198,7 +224,19 @@ def _twin_unnoticed() -> AbstractContextManager[object]:
     return patch.object(_Reader, "_place", mutated)
 
 
-@_mutation("nothing is sent to a store that lost something")
+@_mutation("a copied directory sends all of its changes again", 2)
+def _all_again() -> AbstractContextManager[object]:
+    rename_rows = Log._rename
+
+    def mutated(log: Log, key: SessionKey, head: Head, rename: Rename) -> Head:
+        start = max(head.slot(head.first), head.bottom + 1)
+        again = rename.origin != head.origin and start < rename.start
+        return rename_rows(log, key, head, rename._replace(start=start) if again else rename)
+
+    return patch.object(Log, "_rename", mutated)
+
+
+@_mutation("nothing is sent to a store that lost something", 1)
 def _nothing_sent() -> AbstractContextManager[object]:
     async def mutated(copy: _Copy) -> bool:
         return False
@@ -206,7 +244,7 @@ def _nothing_sent() -> AbstractContextManager[object]:
     return patch.object(_Copy, "_send_lacking", mutated)
 
 
-@_mutation("what a store lost is sent in another order")
+@_mutation("what a store lost is sent in another order", 5)
 def _sent_in_another_order() -> AbstractContextManager[object]:
     lacking = _Copy._lacking
 
@@ -218,7 +256,7 @@ def _sent_in_another_order() -> AbstractContextManager[object]:
     return patch.object(_Copy, "_lacking", mutated)
 
 
-@_mutation("a push that got no answer is tried again under new counters")
+@_mutation("a push that got no answer is tried again under new counters", 2)
 def _new_counters() -> AbstractContextManager[object]:
     pending = Replicator._pending
     tried: set[tuple[int, SessionKey, int]] = set()
@@ -244,7 +282,7 @@ def _shifted(data: bytes, by: int) -> bytes:
     return encode_change(msgspec.structs.replace(change, counter=change.counter + by))
 
 
-@_mutation("a session that can't be read is not pushed either")
+@_mutation("a session that can't be read is not pushed either", 9)
 def _stopped_both_ways() -> AbstractContextManager[object]:
     def mutated(worker: Worker, keys: set[SessionKey], direction: str) -> set[SessionKey]:
         stopped = {key for key, _ in worker._stopped}
@@ -256,12 +294,12 @@ def _stopped_both_ways() -> AbstractContextManager[object]:
 # Turns.
 
 
-@_mutation("a turn is sent in parts")
+@_mutation("a turn is sent in parts", 13)
 def _turn_in_parts() -> AbstractContextManager[object]:
     return patch.object(sync.replicate, "whole", len)
 
 
-@_mutation("a turn is taken in parts")
+@_mutation("a turn is taken in parts", 13)
 def _turn_taken_in_parts() -> AbstractContextManager[object]:
     take = _Reader.take
 
@@ -275,7 +313,7 @@ def _turn_taken_in_parts() -> AbstractContextManager[object]:
 # Folding.
 
 
-@_mutation("a removal takes the last item, whichever it names")
+@_mutation("a removal takes the last item, whichever it names", 6)
 def _removal_by_place() -> AbstractContextManager[object]:
     def mutated(history: History, target: ItemId) -> int | None:
         return len(history.items) - 1 if history.items else None
@@ -283,7 +321,7 @@ def _removal_by_place() -> AbstractContextManager[object]:
     return patch.object(History, "_find", mutated)
 
 
-@_mutation("a clear takes what was admitted before it")
+@_mutation("a clear takes what was admitted before it", 6)
 def _clear_by_base() -> AbstractContextManager[object]:
     def mutated(history: History, change: Change) -> tuple[int, Callable[[], None]]:
         before = history.items
@@ -293,7 +331,30 @@ def _clear_by_base() -> AbstractContextManager[object]:
     return patch.object(History, "clear", mutated)
 
 
-@_mutation("a checkpoint forgets what was removed or cleared early")
+@_mutation("an append is put before the last item", 4)
+def _append_between() -> AbstractContextManager[object]:
+    append = History.append
+
+    def mutated(history: History, change: Change, seq: int) -> Any:
+        items, undo = append(history, change, seq)
+        last = len(history.items) - len(items) - 1
+        if items and last >= 0:
+            history.items.append(history.items.pop(last))
+        return items, undo
+
+    return patch.object(History, "append", mutated)
+
+
+@_mutation("a checkpoint forgets a value", 3)
+def _value_forgotten() -> AbstractContextManager[object]:
+    def mutated(state: State) -> bytes:
+        state.fold.metadata.pop("max", None)
+        return encode_state(state)
+
+    return patch.object(tests.simulation.ledger, "encode_state", mutated)
+
+
+@_mutation("a checkpoint forgets what was removed or cleared early", 6)
 def _removals_forgotten() -> AbstractContextManager[object]:
     def mutated(state: State) -> bytes:
         state.fold.history.removed_early, state.fold.history.cleared = set(), {}
@@ -302,7 +363,7 @@ def _removals_forgotten() -> AbstractContextManager[object]:
     return patch.object(tests.simulation.ledger, "encode_state", mutated)
 
 
-@_mutation("folding drops the last page")
+@_mutation("folding drops the last page", 9)
 def _tail_dropped() -> AbstractContextManager[object]:
     take = sync.compact._take
 
@@ -316,5 +377,5 @@ def _tail_dropped() -> AbstractContextManager[object]:
 def broken(name: str) -> Iterator[None]:
     """The product, broken in one way."""
     with ExitStack() as stack:
-        stack.enter_context(MUTATIONS[name]())
+        stack.enter_context(MUTATIONS[name].begin())
         yield

@@ -49,7 +49,7 @@ def numbered(log: list[Admitted]) -> list[Admitted]:
 # There and back.
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(universes(), st.integers(0, 60))
 def test_folding_on_from_a_checkpoint_is_folding_everything(universe: Universe, place: int) -> None:
     before, after = universe.log[:place], universe.log[place:]
@@ -62,7 +62,7 @@ def test_folding_on_from_a_checkpoint_is_folding_everything(universe: Universe, 
     assert encode_state(state) == encode_state(whole)  # All replicas make the same one of the same log.
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(universes(max_steps=40), st.randoms(use_true_random=False), st.integers(0, 60))
 def test_of_a_log_that_was_filled_again_too(universe: Universe, chance: random.Random, place: int) -> None:
     """There, what was taken away may come after what took it away: each replica sent its own in turn."""
@@ -75,7 +75,7 @@ def test_of_a_log_that_was_filled_again_too(universe: Universe, chance: random.R
     assert seen(state.fold) == seen(folded(log).fold)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(universes(), st.integers(0, 60))
 def test_what_is_pending_stands_on_a_checkpoint_as_on_the_log(universe: Universe, place: int) -> None:
     for replica in universe.replicas:
@@ -89,7 +89,7 @@ def test_what_is_pending_stands_on_a_checkpoint_as_on_the_log(universe: Universe
         assert state.pending == plain.pending
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(universes())
 def test_writing_what_was_read_gives_the_same_bytes(universe: Universe) -> None:
     data = encode_state(folded(universe.log))
@@ -121,7 +121,7 @@ def test_a_change_that_was_given_up_leaves_no_mark() -> None:
 # Marks.
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(universes(max_steps=40), st.integers(0, 60))
 def test_marks_tell_the_last_changes_of_each_origin(universe: Universe, place: int) -> None:
     state = decode_state(encode_state(folded(universe.log[:place])))
@@ -195,7 +195,7 @@ def use(data: bytes, then: list[Admitted]) -> None:
         pass
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(universes(), st.data())
 def test_a_checkpoint_with_something_else_in_some_place(universe: Universe, data: st.DataObject) -> None:
     place = len(universe.log) // 2
@@ -204,7 +204,7 @@ def test_a_checkpoint_with_something_else_in_some_place(universe: Universe, data
     use(json.dumps(replaced(found, path, data.draw(_ODD))).encode(), universe.log[place:])
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(universes(max_steps=10), st.integers(0, 1 << 30), st.integers(0, 255), st.booleans())
 def test_a_checkpoint_with_bytes_that_are_wrong(universe: Universe, place: int, byte: int, cut: bool) -> None:
     data = bytearray(encode_state(folded(universe.log)))
@@ -212,6 +212,7 @@ def test_a_checkpoint_with_bytes_that_are_wrong(universe: Universe, place: int, 
     use(bytes(data[: place % len(data)] if cut else data), [])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"null")
@@ -254,7 +255,7 @@ def two_sides(draw: st.DrawFn) -> tuple[list[Admitted], list[Admitted], list[Adm
     return numbered(common + ours), numbered(common + theirs), numbered(common + ours + theirs)
 
 
-@settings(max_examples=250)
+@settings(max_examples=250, deadline=None)
 @given(two_sides())
 def test_the_items_of_two_sides_are_those_of_all_their_changes(
     sides: tuple[list[Admitted], list[Admitted], list[Admitted]],
@@ -268,7 +269,7 @@ def test_the_items_of_two_sides_are_those_of_all_their_changes(
     assert set(merged.metadata) == set(whole.metadata)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(two_sides())
 def test_the_items_of_one_run_stay_together_and_in_order(
     sides: tuple[list[Admitted], list[Admitted], list[Admitted]],
@@ -281,7 +282,7 @@ def test_the_items_of_one_run_stay_together_and_in_order(
         assert places == sorted(places)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(two_sides())
 def test_it_makes_no_difference_whose_side_is_named_first(
     sides: tuple[list[Admitted], list[Admitted], list[Admitted]],
@@ -297,7 +298,7 @@ def test_it_makes_no_difference_whose_side_is_named_first(
     assert one.marks == other.marks
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(two_sides())
 def test_merging_again_changes_nothing(sides: tuple[list[Admitted], list[Admitted], list[Admitted]]) -> None:
     ours, theirs = folded(sides[0]), folded(sides[1])
@@ -312,7 +313,7 @@ def test_merging_again_changes_nothing(sides: tuple[list[Admitted], list[Admitte
     assert alone.fold.metadata == ours.fold.metadata
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(two_sides())
 def test_what_was_merged_can_be_sent_and_folded_on(
     sides: tuple[list[Admitted], list[Admitted], list[Admitted]],
@@ -323,7 +324,7 @@ def test_what_was_merged_can_be_sent_and_folded_on(
     assert [item.id for item in merged.fold.items] == [*before, ItemId("new", 1, 0)]
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(two_sides())
 def test_no_conflict_is_told_twice(sides: tuple[list[Admitted], list[Admitted], list[Admitted]]) -> None:
     """Those from before the two sides parted are known to both."""

@@ -171,3 +171,16 @@ def test_an_offer_of_what_is_followed_is_none(identity: Identity) -> None:
     identity.follow("one", "old")  # It came back by itself.
     assert not identity.accept("one")
     assert identity.followed("one") == "old"
+
+
+def test_it_is_known_that_sessions_may_still_have_to_move(identity: Identity) -> None:
+    identity.follow("one", "old")
+    identity.follow("one", "old")
+    assert not identity.is_moving("one")
+    identity.offer("one", "new")
+    assert identity.is_offered("one")
+    assert not identity.is_moving("one")
+    assert identity.accept("one")
+    assert (identity.is_offered("one"), identity.is_moving("one"), identity.is_moving("two")) == (False, True, False)
+    identity.arrived("one")
+    assert not identity.is_moving("one")

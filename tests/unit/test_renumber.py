@@ -35,7 +35,7 @@ def writers() -> st.SearchStrategy[Replica]:
     )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(writers(), st.integers(1, 100))
 def test_the_session_looks_the_same(replica: Replica, first: int) -> None:
     kept = replica.counter - len(replica.pending)
@@ -52,7 +52,7 @@ def test_the_session_looks_the_same(replica: Replica, first: int) -> None:
         )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(writers(), st.data())
 def test_it_looks_as_if_what_was_given_up_had_never_been(replica: Replica, data: st.DataObject) -> None:
     kept = replica.counter - len(replica.pending)
@@ -61,7 +61,7 @@ def test_it_looks_as_if_what_was_given_up_had_never_been(replica: Replica, data:
     assert shown(fold(replica.known, renamed)) == shown(fold(replica.known, stays))
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(writers(), st.integers(0, 20))
 def test_it_looks_the_same_when_a_part_was_admitted_before(replica: Replica, count: int) -> None:
     """The first ones keep their names, and the others speak of them by those."""
@@ -72,7 +72,7 @@ def test_it_looks_the_same_when_a_part_was_admitted_before(replica: Replica, cou
     assert shown(fold(known, renamed)) == shown(fold(known, pending[count:]))
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(writers())
 def test_twice_is_as_good_as_once(replica: Replica) -> None:
     kept = replica.counter - len(replica.pending)
@@ -124,7 +124,7 @@ def test_nothing_at_all() -> None:
     assert renumber([], NEW, 1, kept=0) == []
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(writers())
 def test_they_can_be_written(replica: Replica) -> None:
     for each in renumber(replica.pending, NEW, 1, replica.counter - len(replica.pending)):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import localfirst
@@ -47,6 +47,7 @@ def naively_whole(changes: list[tuple[int, bool]]) -> int:
 stretches = st.lists(st.tuples(st.sampled_from([0, 0, 1, 3, (1 << 62) | 1]), st.booleans()), max_size=12)
 
 
+@settings(deadline=None)
 @given(stretches)
 def test_a_beginning_parts_no_turn(steps: list[tuple[int, bool]]) -> None:
     steps = [(turn, ends and turn > 0) for turn, ends in steps]
@@ -54,6 +55,7 @@ def test_a_beginning_parts_no_turn(steps: list[tuple[int, bool]]) -> None:
     assert whole(changes) == naively_whole(steps)
 
 
+@settings(deadline=None)
 @given(stretches)
 def test_one_change_after_the_other_tells_the_same(steps: list[tuple[int, bool]]) -> None:
     steps = [(turn, ends and turn > 0) for turn, ends in steps]
@@ -69,6 +71,7 @@ def test_an_end_alone_ends_nothing_and_is_fine() -> None:
     assert whole([]) == 0
 
 
+@settings(deadline=None)
 @given(st.integers(0, (1 << 62) - 1), st.text(max_size=3), st.binary(max_size=5))
 def test_the_last_byte_tells_whether_a_change_is_part_of_a_turn(turn: int, kind: str, body: bytes) -> None:
     turn |= 1
