@@ -38,7 +38,7 @@ class Amount(NamedTuple):
     """In an upload."""
 
 
-MUCH: Final = Amount(4, 100, LONG, 5000)
+MUCH: Final = Amount(3, 100, LONG, 5000)
 LITTLE: Final = Amount(2, 10, SHORT, 500)
 
 

@@ -426,13 +426,10 @@ class Replicator:
 
     async def tidy(self, steps: int = 1 << 30) -> None:
         """Remove what is no longer used from this disk, in small steps."""
-        rows, removed = self._site.log.rows, False
-        while steps > 0 and await patiently(self._site.log.sweep):
-            removed, steps = True, steps - 1
-            await asyncio.sleep(0)
-        while removed and steps > 0 and await patiently(rows.give_back):
-            steps -= 1
-            await asyncio.sleep(0)
+        for step in (self._site.log.sweep, self._site.log.rows.give_back):
+            while steps > 0 and await patiently(step):
+                steps -= 1
+                await asyncio.sleep(0)
 
     async def _guarded(
         self, key: SessionKey, head: Head, direction: Direction, result: Round, step: Coroutine[None, None, T]

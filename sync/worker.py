@@ -169,6 +169,8 @@ class Worker:
         """Close the connections to the central store. End `run` first."""
         if self._watching is not None:
             await end(self._watching)
+        with suppress(LocalFirstError):  # What is left is removed the next time.
+            await self._replicator.tidy(_SWEEPS)
         await self._central.close()
 
     # The life of the leader.

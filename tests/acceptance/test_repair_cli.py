@@ -159,9 +159,9 @@ def test_sync_once_fetches_also_when_something_is_refused(
     with localfirst.open(home) as store:
         store.session("user-1").add_message("user", "forbidden")
     with localfirst.open(tmp_path / "other", remote=central, worker="none") as other:
-        other.session("good").add_message("user", "from elsewhere")
+        other.session("new").add_message("user", "from elsewhere")
     assert run("sync", "--once", "--remote", central).exit_code == 5
-    assert "from elsewhere" in run("show", "good").output
+    assert "from elsewhere" in run("show", "new").output
 
 
 def run_home(run: Invoke) -> Path:

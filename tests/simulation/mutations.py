@@ -224,18 +224,6 @@ def _twin_unnoticed() -> AbstractContextManager[object]:
     return patch.object(_Reader, "_place", mutated)
 
 
-@_mutation("a copied directory sends all of its changes again", 2)
-def _all_again() -> AbstractContextManager[object]:
-    rename_rows = Log._rename
-
-    def mutated(log: Log, key: SessionKey, head: Head, rename: Rename) -> Head:
-        start = max(head.slot(head.first), head.bottom + 1)
-        again = rename.origin != head.origin and start < rename.start
-        return rename_rows(log, key, head, rename._replace(start=start) if again else rename)
-
-    return patch.object(Log, "_rename", mutated)
-
-
 @_mutation("nothing is sent to a store that lost something", 1)
 def _nothing_sent() -> AbstractContextManager[object]:
     async def mutated(copy: _Copy) -> bool:
