@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from localfirst.events import SessionEvent
     from localfirst.metadata import Conflict
     from localfirst.session import Session
-    from localfirst.status import SessionInfo, StoreStatus
+    from localfirst.status import Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
     from localfirst.store import Store, open  # noqa: A004
 
 __version__ = VERSION
@@ -48,11 +48,13 @@ __all__ = [
     "ItemTooLarge",
     "LocalFirstError",
     "MalformedChange",
+    "Quarantined",
     "RemoteLost",
     "RemoteRejected",
     "RemoteUnavailable",
     "RemoteVersionError",
     "Session",
+    "SessionCheck",
     "SessionEvent",
     "SessionInfo",
     "Store",
@@ -63,17 +65,21 @@ __all__ = [
     "StoreStatus",
     "StoreUnwritable",
     "SyncTimeout",
+    "VerifyReport",
     "open",
 ]
 
 # Found when first used: sync imports the modules below `localfirst`, and the store imports sync.
 _HOMES = {
     "Conflict": "localfirst.metadata",
+    "Quarantined": "localfirst.status",
     "Session": "localfirst.session",
+    "SessionCheck": "localfirst.status",
     "SessionEvent": "localfirst.events",
     "SessionInfo": "localfirst.status",
     "Store": "localfirst.store",
     "StoreStatus": "localfirst.status",
+    "VerifyReport": "localfirst.status",
     "open": "localfirst.store",
 }
 

@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from localfirst.change import Change, decode_change, encode_change
+from localfirst.change import END, Change, decode_change, encode_change
 from localfirst.errors import MalformedChange, StoreCorrupt
 from localfirst.records import (
     CHANGE,
@@ -184,7 +184,13 @@ class Log:
         rows = [(slot, value) for slot, value in self._slots(key, rename.start - 1) if value]
         last = self.last_slot(key)
         changes = {slot: self._decode_change(value) for slot, value in rows}
-        moved = [change for slot, change in changes.items() if slot not in rename.drop | rename.same]
+        staying = {slot: change for slot, change in changes.items() if slot in rename.drop | rename.same}
+        ended = {change.turn for change in staying.values() if change.kind == END}
+        moved = [
+            msgspec.structs.replace(change, turn=0) if change.turn in ended else change
+            for slot, change in changes.items()
+            if slot not in staying
+        ]
         kept = changes[rows[0][0]].counter - 1 if rows else 0
         same = {change.counter for slot, change in changes.items() if slot in rename.same}
         renamed = renumber(moved, rename.origin, rename.first, kept, same)

@@ -327,6 +327,9 @@ class Replicator:
             await self._resync(key, head, result, f"the central log {reason}", expected=behind)
             return
         stretch = await read_stretch(self._site, key, head, head.seq, pulled.entries)
+        if stretch.first not in (None, head.acked + 1):
+            await self._resync(key, head, result, "changes of ours are in what was read, and were not known for ours")
+            return
         if stretch.poison is None and head.seq + stretch.count == remote.seq:
             if extend_digest(head.digest, [entry.data for entry in pulled.entries]) != remote.digest:
                 await self._resync(key, head, result, "the central log is not the one that was followed")

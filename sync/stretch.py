@@ -35,6 +35,8 @@ class Stretch:
     """How many of them, the first ones, part no turn."""
     acked: int = 0
     """The slot of the last change of ours among them."""
+    first: int | None = None
+    """The slot of the first change among them that is ours, or should be."""
     twin: int | None = None
     """The first slot of which the central log has another change, or which was never used here: another directory has
     our origin, or this one is a copy of an earlier state."""
@@ -121,6 +123,8 @@ class _Reader:
         stretch, head = self.stretch, self._head
         slot = head.slot(change.counter)
         own = _is_own(head, change)
+        if own and stretch.first is None:
+            stretch.first = slot
         same = own and rows.get(slot) == entry.data
         if same and (stretch.twin is None or slot < stretch.twin):
             stretch.acked = slot

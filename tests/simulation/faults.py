@@ -179,7 +179,7 @@ class Faults:
             found[0].disk = disk.copy()
             found[0].open_observer()
             self.universe.watch.forget(found[0])
-            self._note_copy()
+            self._note_copy(found[0])
         self._perhaps_notice(found[0])
         return f"directory {number} is restored"
 
@@ -190,11 +190,15 @@ class Faults:
         directory = self._any_directory()
         self._part_turns(directory)
         other = self.universe.add_directory(directory.disk.copy())
-        self._note_copy()
+        self._note_copy(other)
         self._perhaps_notice(other)
         return f"directory {directory.number} is copied: {other.number}"
 
-    def _note_copy(self) -> None:
+    def _note_copy(self, copy: Directory) -> None:
+        for session in self.universe.sessions:
+            head = copy.head(session)
+            if head is not None and self.universe.watch.pending(copy, session, head):
+                self._oracle.shared.add(session)
         self._oracle.copied = True
         self._oracle.reordered.update(self._oracle.losses)
         self._oracle.confused |= self._oracle.given_up

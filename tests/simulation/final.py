@@ -27,7 +27,7 @@ def check(universe: Universe) -> None:
     """All of it."""
     for directory in universe.directories:
         for session in universe.sessions:
-            universe.watch.check(directory, session)
+            universe.watch.check(directory, session, at_end=True)
     for session in universe.sessions:
         _check_session(universe, session)
     for directory in universe.directories:
@@ -111,7 +111,7 @@ def _readable(universe: Universe, data: bytes) -> Change:
 def _shows(universe: Universe, session: str, truth: Fold, times: set[int]) -> None:
     seen = {item.data for item in truth.items}
     expected = universe.oracle.expected(session, times)
-    if session in universe.oracle.confused:
+    if universe.oracle.is_confused(session):
         return
     if seen - expected:
         raise Violation(6, "nothing comes back", f"session {session} shows {seen - expected}, which was taken away")

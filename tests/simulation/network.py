@@ -113,8 +113,7 @@ class Link(CentralStore):
         self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
     ) -> bool:
         def put() -> bool:
-            if expected is None or expected.generation != checkpoint.generation:
-                self._server.replaced.add(session_id)
+            self._server.note_checkpoint(session_id, expected, checkpoint)
             return now(self._store.put_checkpoint(session_id, expected, checkpoint, acked))
 
         return await self._call(put)

@@ -69,6 +69,12 @@ class Oracle:
         self.confused: set[str] = set()
         """Sessions in which one origin and counter may stand for two changes: a directory was restored to a state
         before they were made, and the central store to one before they came; or it was copied, and gave up some."""
+        self.shared: set[str] = set()
+        """Sessions of which something waited in a directory that was copied: the copies may name it differently, and
+        show it twice, until they have met in the log."""
+        self.unproved: set[str] = set()
+        """Sessions with a checkpoint that tells of the last changes of an origin only: a copy sends again what it can't
+        prove to be in it."""
         self.given_up: set[str] = set()
         """Sessions of which what waited was given up somewhere: what came after it has other counters since."""
         self.by_session: dict[str, list[Record]] = defaultdict(list)
@@ -92,6 +98,10 @@ class Oracle:
         """Different changes were given the same origin and counter."""
         self.confused.add(session)
         self.excused.update(times)
+
+    def is_confused(self, session: str) -> bool:
+        """Whether one name may stand for two changes, or two names for one."""
+        return session in self.confused | (self.shared & self.unproved)
 
     def record(self, change: Change | None) -> Record | None:
         """The record of a change, under whatever name; None for what agents did not do."""

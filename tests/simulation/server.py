@@ -9,9 +9,10 @@ from copy import copy
 from typing import Any, Final, TypeVar
 
 from localfirst.change import new_id
+from localfirst.checkpoint import MARKED, decode_state
 from localfirst.errors import RemoteRejected
 from localfirst.testing.memory import MemoryServer, MemoryStore
-from sync.central.base import LogEntry, Pushed, Run
+from sync.central.base import Checkpoint, Head, LogEntry, Pushed, Run
 from tests.simulation.ledger import Ledger
 from tests.simulation.oracle import Oracle
 from tests.simulation.world import WORLD
@@ -81,6 +82,13 @@ class Server:
                 first = self._named.setdefault((session_id, change.origin, change.counter), change.time)
                 if first != change.time:
                     self._oracle.confuse(session_id, (first, change.time))
+
+    def note_checkpoint(self, session_id: str, expected: Head | None, checkpoint: Checkpoint) -> None:
+        """Somebody puts a checkpoint."""
+        if expected is None or expected.generation != checkpoint.generation:
+            self.replaced.add(session_id)
+        if max(decode_state(checkpoint.data).fold.counters.values(), default=0) > MARKED:
+            self._oracle.unproved.add(session_id)
 
     def times(self, session_id: str) -> set[int]:
         """The changes in the log of a session, and in its checkpoint."""

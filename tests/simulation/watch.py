@@ -67,7 +67,7 @@ class Watch:
             if session_key(NAMESPACE, session) in touched:
                 self.check(directory, session)
 
-    def check(self, directory: Directory, session: str) -> None:
+    def check(self, directory: Directory, session: str, *, at_end: bool = False) -> None:
         """Check one session in one directory."""
         head = directory.head(session)
         if head is None:
@@ -78,10 +78,11 @@ class Watch:
             raise Violation(10, "what is on disk can be read", f"{_at(directory, session)}: {error}") from error
         memory = self._of(directory, session)
         where = _at(directory, session)
-        if session not in self._oracle.confused:
-            self._nothing_twice(where, fold.items)
-            self._together(where, fold.items)
-            self._gone(where, fold.items, memory)
+        if not self._oracle.is_confused(session):
+            if at_end or session not in self._oracle.shared:
+                self._nothing_twice(where, fold.items)
+                self._together(where, fold.items)
+                self._gone(where, fold.items, memory)
             self._in_order(where, session, fold.items, memory)
             self._whole_turns(where, directory, session, fold.items)
         self._same(where, session, head, fold)
