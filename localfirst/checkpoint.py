@@ -13,11 +13,11 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from localfirst import jsonvalue
-from localfirst.change import INCREMENT, Admitted, Change, encode_change
+from localfirst.change import Admitted, Change, encode_change
 from localfirst.errors import InvalidItem, MalformedChange
 from localfirst.fold import Fold
 from localfirst.history import PENDING, Item, ItemId
-from localfirst.metadata import Conflict, Register, Stamp
+from localfirst.metadata import Conflict, Register, Stamp, is_number, merge_registers
 
 FORMAT: Final = 1
 MARKED: Final = 32
@@ -62,6 +62,8 @@ class _Register(msgspec.Struct, array_like=True):
     seq: _Number
     kind: str
     fields: dict[str, _Stamp] = {}
+    sums: dict[str, str] = {}
+    base: str | None = None
 
 
 class _Conflict(msgspec.Struct, array_like=True):
@@ -134,7 +136,9 @@ def _register(key: str, register: Register) -> _Register:
     value = None if register.value is None else register.value.decode()
     fields = {_text(field): (stamp.time, stamp.origin, stamp.seq) for field, stamp in register.fields.items()}
     stamp = register.stamp
-    return _Register(_text(key), value, stamp.time, stamp.origin, stamp.seq, register.kind, fields)
+    sums = {origin: _text(added) for origin, added in register.sums.items()}
+    base = None if register.base is None else register.base.decode()
+    return _Register(_text(key), value, stamp.time, stamp.origin, stamp.seq, register.kind, fields, sums, base)
 
 
 def _encoded_conflict(conflict: Conflict) -> _Conflict:
@@ -183,7 +187,12 @@ def _restored_register(found: _Register) -> Register:
     if value is not None:
         jsonvalue.check_depth(jsonvalue.decode(value))
     fields = {_name(text): Stamp(*stamp) for text, stamp in found.fields.items()}
-    return Register(value, Stamp(found.time, found.origin, found.seq), found.kind, fields)
+    sums = {origin: jsonvalue.decode(text.encode()) for origin, text in found.sums.items()}
+    base = None if found.base is None else found.base.encode()
+    before = 0 if base is None else jsonvalue.decode(base) or 0
+    if not all(map(is_number, sums.values())) or (sums and not is_number(before)):
+        raise MalformedChange("a checkpoint has a counter that is no number")
+    return Register(value, Stamp(found.time, found.origin, found.seq), found.kind, fields, sums, base)
 
 
 def _name(text: str) -> str:
@@ -201,9 +210,9 @@ def _conflict(found: _Conflict) -> Conflict:
 def merge_states(ours: State, theirs: State) -> State:
     """What two replicas have that folded changes which the other has not, and don't have them any more.
 
-    That takes two losses of the central log with a checkpoint of each side in between. Items are exact: what one side
-    has folded and does not show was taken away. Of two values of a key the one that was written later stands; what
-    was added to a counter on the other side only is lost, for nobody has it any more.
+    That takes a loss of the central log, and checkpoints of both sides. Items are exact: what one side has folded and
+    does not show was taken away. So are counters. Of two values of a key that were set, the one that was written later
+    stands.
     """
     mine, other = ours.fold, theirs.fold
     merged = Fold()
@@ -221,7 +230,7 @@ def merge_states(ours: State, theirs: State) -> State:
     merged.seq, merged.time = max(mine.seq, other.seq, len(visible)), max(mine.time, other.time)
     merged.metadata = {**other.metadata, **mine.metadata}
     for key in mine.metadata.keys() & other.metadata.keys():
-        merged.metadata[key] = max(mine.metadata[key], other.metadata[key], key=_precedence)
+        merged.metadata[key] = merge_registers(mine.metadata[key], other.metadata[key], mine.counter, other.counter)
     merged.history.removed_early, merged.history.cleared = removed, cleared
     known = list(other.conflicts)
     merged.conflicts.extend((*known, *(conflict for conflict in mine.conflicts if conflict not in known)))
@@ -230,11 +239,6 @@ def merge_states(ours: State, theirs: State) -> State:
     for origin in ours.marks.keys() & theirs.marks.keys():
         marks[origin] = max(ours.marks[origin], theirs.marks[origin], key=lambda mark: mark.counter)
     return State(merged, marks)
-
-
-def _precedence(register: Register) -> tuple[int, str, int, bool]:
-    stamp = register.stamp
-    return stamp.time, stamp.origin, stamp.seq, register.kind == INCREMENT
 
 
 def _greatest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

@@ -7,7 +7,7 @@ it. Otherwise the two were made without knowledge of each other: the write's rul
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -29,6 +29,9 @@ class Stamp(NamedTuple):
     seq: int
 
 
+_NO_SUMS: Final[Mapping[str, Any]] = {}
+
+
 class Register(NamedTuple):
     """The current value of one key."""
 
@@ -40,6 +43,10 @@ class Register(NamedTuple):
     """Of that write."""
     fields: Mapping[str, Stamp]
     """Rule `merge` only: who wrote each field, also those taken away since."""
+    sums: Mapping[str, Any] = _NO_SUMS
+    """What each origin has added since the value was set."""
+    base: bytes | None = None
+    """The value to which that was added; JSON."""
 
 
 class Conflict(NamedTuple):
@@ -191,7 +198,10 @@ def _combine(current: Register, write: _Write, stamp: Stamp) -> Register:
     """The rules for which the order of two writes makes no difference, or only the first counts."""
     before = _value(current)
     if write.rule == "counter" and (before is None or is_number(before)):
-        return Register(jsonvalue.encode((before or 0) + write.value), stamp, write.kind, {})
+        added = current.sums.get(stamp.origin, 0) + write.value
+        base = current.base if current.sums else current.value
+        sums = {**current.sums, stamp.origin: added}
+        return Register(jsonvalue.encode((before or 0) + write.value), stamp, write.kind, {}, sums, base)
     if write.rule == "union":
         known = before if isinstance(before, list) else [before]
         return Register(jsonvalue.encode(_distinct([*known, *write.value])), stamp, write.kind, {})
@@ -219,6 +229,29 @@ def _merge_fields(current: Register, write: _Write, stamp: Stamp, base: int) -> 
     for field in value:
         fields.setdefault(field, current.stamp)
     return Register(jsonvalue.encode(value), stamp, write.kind, fields)
+
+
+def merge_registers(
+    mine: Register, theirs: Register, folded_here: Callable[[str], int], folded_there: Callable[[str], int]
+) -> Register:
+    """What two registers of one key become, of which each has folded writes that the other has not.
+
+    What replicas added counts from each side that has folded more of that replica. Else the later write stands.
+    """
+    later = max(mine, theirs, key=lambda each: (each.stamp.time, each.stamp.origin, each.stamp.seq))
+    base = mine.base if mine.sums else mine.value
+    if not (mine.sums or theirs.sums) or base != (theirs.base if theirs.sums else theirs.value):
+        return later
+    sums = {
+        origin: (mine if folded_here(origin) >= folded_there(origin) else theirs).sums.get(origin, 0)
+        for origin in mine.sums.keys() | theirs.sums.keys()
+    }
+    before = 0 if base is None else jsonvalue.decode(base) or 0
+    try:
+        value = jsonvalue.encode(before + sum(sums.values()))
+    except (InvalidItem, OverflowError):
+        return later  # Too great to be a value.
+    return Register(value, later.stamp, later.kind, {}, sums, base)
 
 
 def _value(register: Register) -> Any:

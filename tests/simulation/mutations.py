@@ -69,7 +69,7 @@ def _no_dedupe() -> AbstractContextManager[object]:
     return patch.object(MemoryStore, "_push", mutated)
 
 
-@_mutation("the server admits the end of a run whose beginning it has", 6)
+@_mutation("the server admits the end of a run whose beginning it has", 1)
 def _overlap_in_part() -> AbstractContextManager[object]:
     push = MemoryStore._push
 
