@@ -430,7 +430,7 @@ class Worker:
         """What is stopped, as any process or an earlier run left it. Another version tries again."""
         stopped = {}
         for place, aside in self._site.quarantine.all(self._namespace).items():
-            if aside.version != VERSION and not aside.lost:
+            if (aside.lost and not self._site.ask) or (aside.version != VERSION and not aside.lost):
                 self._site.quarantine.release(*place)
             elif not aside.consent:
                 stopped[place] = aside

@@ -102,12 +102,27 @@ class DirectoryStore:
         self._directory = Path(path)
         self._namespace = blake2b(namespace.encode(), digest_size=16).digest()
         self._opened: Rows | None = None
+        self._inode = 0
 
     @property
     def _rows(self) -> Rows:
         if self._opened is None:
             self._opened = Rows(self._directory)
+            self._inode = self._opened.file.stat().st_ino
         return self._opened
+
+    def _check_place(self) -> None:
+        """SQLite goes on with a file that was deleted or replaced, where nobody else will ever find what it writes."""
+        if self._opened is None:
+            return
+        try:
+            same = self._opened.file.stat().st_ino == self._inode
+        except OSError:
+            same = False
+        if not same:
+            self._opened.close()
+            self._opened = None
+            raise RemoteUnavailable(f"the central store {self._directory} was deleted or replaced")
 
     async def identify(self) -> Identity:
         return await self._run(self._identify)
@@ -296,8 +311,9 @@ class DirectoryStore:
     async def _run(self, call: Callable[[], T]) -> T:
         """What goes wrong with this directory is the central store's trouble, not the local one's."""
         try:
+            self._check_place()
             return await patiently(call)
-        except (ConfigurationError, RemoteRejected, RemoteVersionError):
+        except (ConfigurationError, RemoteRejected, RemoteUnavailable, RemoteVersionError):
             raise
         except StoreBusy as error:
             raise RemoteUnavailable(f"the central store {self._directory} is locked by another process") from error

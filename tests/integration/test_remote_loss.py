@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -401,3 +402,15 @@ def test_a_session_that_another_device_sends_again_leaves_the_quarantine(
     b.refresh(10)
     assert contents(a.session("s1")) == contents(b.session("s1"))
     assert sorted(contents(a.session("s1"))) == ["1", "2", "from b"]
+
+
+def test_a_central_directory_that_is_deleted_under_its_users_is_filled_again(tmp_path: Path) -> None:
+    central = tmp_path / "central"
+    with localfirst.open(tmp_path / "a", remote=central.as_uri(), poll_interval=0.1) as store:
+        store.session("s").add_message("user", "before")
+        store.flush(10)
+        shutil.rmtree(central)
+        store.session("s").add_message("user", "after")
+        store.flush(10)
+        with localfirst.open(tmp_path / "b", remote=central.as_uri(), poll_interval=0.1) as other:
+            eventually(lambda: len(other.session("s")) == 2)

@@ -87,6 +87,7 @@ class Server:
         """Somebody puts a checkpoint."""
         if expected is None or expected.generation != checkpoint.generation:
             self.replaced.add(session_id)
+            self._oracle.unproved.add(session_id)
         if max(decode_state(checkpoint.data).fold.counters.values(), default=0) > MARKED:
             self._oracle.unproved.add(session_id)
 
