@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from localfirst.errors import ConfigurationError, StoreCorrupt
@@ -21,6 +23,12 @@ class Quarantine:
     def put(self, key: SessionKey, aside: Aside) -> None:
         """Stop a session in one direction."""
         self._rows.put(_row(key, aside.direction), _encode(aside))
+
+    def put_all(self, asides: Mapping[tuple[SessionKey, Direction], Aside]) -> None:
+        """Stop several at once."""
+        with self._rows.transaction():
+            for (key, _), aside in asides.items():
+                self.put(key, aside)
 
     def get(self, key: SessionKey, direction: Direction) -> Aside | None:
         """Why a session stopped in one direction; None if it did not."""
@@ -51,10 +59,11 @@ class Quarantine:
     def retry(self, key: SessionKey) -> bool:
         """Let a session be tried again in both directions. False: it was not stopped."""
         found = [aside for aside in self._of(key) if not aside.consent]
+        self.put_all(
+            {(key, each.direction): msgspec.structs.replace(each, consent=True) for each in found if each.lost}
+        )
         for aside in found:
-            if aside.lost:
-                self.put(key, msgspec.structs.replace(aside, consent=True))
-            else:
+            if not aside.lost:
                 self.release(key, aside.direction)
         return bool(found)
 

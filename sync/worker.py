@@ -398,33 +398,24 @@ class Worker:
             result = await self._replicator.round(push, pull, one_way)
             self.status.went_well()
             self._tell()
-            for (key, direction), refusal in result.refused.items():
-                await self._put_aside(key, direction, refusal)
+            await self._put_aside(result.refused)
             push, pull = result.push, result.pull
 
     def _free(self, keys: set[SessionKey], direction: Direction) -> set[SessionKey]:
         return {key for key in keys if (key, direction) not in self._stopped}
 
-    async def _put_aside(self, key: SessionKey, direction: Direction, refusal: Refusal) -> None:
-        head = await self._site.head(key)
-        if head is None:
-            return
-        aside = Aside(
-            namespace=head.namespace,
-            session_id=head.session_id,
-            direction=direction,
-            reason=str(refusal.error),
-            since=time.time(),
-            version=VERSION,
-            place=refusal.place,
-            count=refusal.changes,
-            mark=refusal.mark,
-            lost=refusal.lost,
-        )
-        await patiently(partial(self._site.quarantine.put, key, aside))
-        self._stopped[key, direction] = aside
-        _logger.error("session %r can't be synced (%s): %s", head.session_id, direction, aside.reason)
-        self._site.tell(Stopped(key, aside))
+    async def _put_aside(self, refused: dict[tuple[SessionKey, Direction], Refusal]) -> None:
+        """All at once: who sees one direction of a session stopped, and acts, has seen both."""
+        asides: dict[tuple[SessionKey, Direction], Aside] = {}
+        for (key, direction), refusal in refused.items():
+            if (head := await self._site.head(key)) is not None:
+                asides[key, direction] = _aside(head, direction, refusal)
+        if asides:
+            await patiently(partial(self._site.quarantine.put_all, asides))
+        self._stopped |= asides
+        for (key, direction), aside in asides.items():
+            _logger.error("session %r can't be synced (%s): %s", aside.session_id, direction, aside.reason)
+            self._site.tell(Stopped(key, aside))
 
     def _load_quarantine(self) -> None:
         """What is stopped, as any process or an earlier run left it. Another version tries again."""
@@ -522,3 +513,18 @@ class Worker:
 
 async def _nothing() -> None:
     return None
+
+
+def _aside(head: Head, direction: Direction, refusal: Refusal) -> Aside:
+    return Aside(
+        namespace=head.namespace,
+        session_id=head.session_id,
+        direction=direction,
+        reason=str(refusal.error),
+        since=time.time(),
+        version=VERSION,
+        place=refusal.place,
+        count=refusal.changes,
+        mark=refusal.mark,
+        lost=refusal.lost,
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from localfirst.change import APPEND, MAIN_BRANCH, Change, encode_change, new_id
+from localfirst.errors import ConfigurationError
 from localfirst.giving_up import give_up
 from localfirst.records import TURN, session_key, span
 from sync.central.base import Run
@@ -251,7 +253,8 @@ class Faults:
         if directory.quarantine.get(key, "push") is not None:
             self._oracle.given_up.add(session)
             self._oracle.confused |= self._oracle.given_up if self._oracle.copied else set()
-        with self._oracle.loss(self.universe.held):
+        done = False
+        with self._oracle.loss(self.universe.held), suppress(ConfigurationError):  # Not everything can be given up.
             done = give_up(directory.log, directory.identity, directory.quarantine, key)
         if done:
             self.universe.watch.forget(directory, session)
