@@ -153,6 +153,7 @@ class Link:
         return own if own.last_synced_at is not None else own.as_of(told.last_synced_at)
 
     def what_is_left(self) -> str:
+        """Why a flush took too long, for people."""
         waiting = self._local.backlog().values()
         return (
             f"{_count(sum(backlog.changes for backlog in waiting), 'change')} of {_count(len(waiting), 'session')}"
@@ -160,6 +161,7 @@ class Link:
         )
 
     def what_is_missing(self) -> str:
+        """Why a refresh took too long, for people."""
         return f"not everything in {self.remote} is here yet{self._why()}"
 
     def _why(self) -> str:

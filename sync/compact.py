@@ -63,7 +63,7 @@ class Folded:
 async def compact(site: Site, key: SessionKey, head: Head) -> bool:
     """Fold a session's log as far as its end is not needed by replicas that are just behind. False: not worth it.
 
-    Nothing that is seen changes. The session must be settled at `head`, and be where the central log is.
+    Nothing that is seen changes. If the central log does not end at `head`, it is folded here only.
     """
     ends = await patiently(partial(site.log.page_ends, key, head))
     upto = next((end for end in ends if end >= head.seq - site.limits.keep), head.seq)
