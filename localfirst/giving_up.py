@@ -33,10 +33,11 @@ def give_up(log: Log, identity: Identity, quarantine: Quarantine, key: SessionKe
 
 
 def _drop_pending(log: Log, key: SessionKey, aside: Aside) -> None:
-    """Those changes that are refused."""
+    """Those changes that are refused. What waits before them keeps its names: the central store may have taken it."""
     while aside.count and (head := log.head(key)) is not None:
-        start = max(aside.place, head.acked + 1)
-        rename = Rename(start, head.origin, head.counter(start), frozenset(range(start, aside.place + aside.count)))
+        start = head.acked + 1
+        drop = frozenset(range(max(start, aside.place), aside.place + aside.count))
+        rename = Rename(start, head.origin, head.counter(start), drop)
         if log.settle(key, head, head, rename=rename) is not None:
             return
 

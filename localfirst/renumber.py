@@ -34,6 +34,8 @@ def renumber(changes: Sequence[Change], origin: str, first: int, kept: int, same
 
 def _renamed(change: Change, origin: str, counters: dict[int, int], kept: int) -> dict[str, object]:
     """`counters`: by old ones; 0: it keeps its name."""
+    if (origin, counters[change.counter]) == (change.origin, change.counter):
+        return {}  # Nothing before it has another name either. It may be in the central log as it is.
     if change.kind == REMOVE:
         target = decode_removal(change.body)
         if target.origin != change.origin or target.counter <= kept or counters.get(target.counter) == 0:

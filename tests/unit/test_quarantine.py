@@ -251,6 +251,32 @@ async def test_giving_up_a_log_that_can_not_be_read_drops_nothing_of_what_is_pen
     assert replica.pending("s") == 0
 
 
+async def test_what_was_pushed_without_reading_waits_on_until_it_is_read_whatever_is_dropped_behind_it(
+    replica: Replica, other: Replica, server: MemoryServer
+) -> None:
+    """The central store may have lost it since, or have had it from a twin."""
+    Picky(replica)
+    replica.add("s", "known")
+    await replica.sync("s")
+    await replica.central.push([Run("s", "", True, "stranger", 1, [b"\xc1"])])
+    stopped = put_aside(replica, await replica.sync("s"))
+    replica.add("s", "taken")
+    replica.write("s", lambda fold: [("clear", b'{"seen":{}}')])
+    for word in ("taken too", "forbidden", "behind it"):
+        replica.add("s", word)
+    assert put_aside(replica, await replica.sync("s", stopped=stopped)) == {(KEY, "push")}
+    assert (replica.head("s").acked, replica.head("s").sent) == (1, 4)
+    taken = replica.log.run(KEY, 1, 3)
+    assert discard(replica)
+    assert replica.items("s") == ["taken too", "behind it"]
+    head = replica.head("s")
+    assert replica.log.run(KEY, head.acked, 3) == taken
+    server.wipe()
+    assert (await replica.sync("s")).refused == {}
+    await other.sync("s")
+    assert other.items("s") == replica.items("s") == ["taken too", "behind it"]
+
+
 async def test_a_log_that_can_not_be_given_up_stays_as_it_is_with_all_that_is_pending(
     replica: Replica, server: MemoryServer
 ) -> None:
