@@ -27,7 +27,7 @@ from sync.compact import compact
 from sync.resync import Stubborn, Unreadable, rename_of, resync
 from sync.retry import patiently
 from sync.site import Lost, Settled, Site
-from sync.stretch import Stretch, read_stretch, spent_by
+from sync.stretch import Stretch, has_all, read_stretch, spent_by
 
 _MOST_ROOM: Final = 1 << 30
 """Bytes of one turn that is taken from the central store."""
@@ -287,12 +287,21 @@ class Replicator:
         return True
 
     async def _note_sent(self, key: SessionKey, head: Head, run: Run, outcome: Pushed, result: Round) -> bool:
-        """The central log can't be read, so whether what it has is ours is not proved; only go on from there."""
+        """The central log can't be taken, so what it has of ours stays pending; only go on behind it."""
         last = head.slot(run.first) + len(run.changes) - 1
         sent = min(head.slot(outcome.acked), last)
-        if sent > max(head.acked, head.sent):
+        if not outcome.admitted and not await self._is_ours(head, run.changes[: outcome.acked - run.first + 1]):
+            await self._resync(key, head, result, "the central log, which could not be read, may have a twin's changes")
+        elif sent > max(head.acked, head.sent):
             await self._settle(key, head, msgspec.structs.replace(head, sent=sent), result)
         return True
+
+    async def _is_ours(self, head: Head, changes: Sequence[bytes]) -> bool:
+        """Whether the central log has these of our changes: an answer was lost. Else a twin was faster."""
+        try:
+            return await has_all(self._site, head, changes)
+        except RemoteRejected:
+            return False
 
     # Pull.
 

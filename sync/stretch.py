@@ -9,13 +9,13 @@ from typing import Final
 
 import msgspec
 
-from localfirst.change import APPEND, CLEAR, REMOVE, Change, decode_change, hash_changes
+from localfirst.change import APPEND, CLEAR, REMOVE, Change, decode_change, extend_digest, hash_changes
 from localfirst.checkpoint import hash_of
 from localfirst.errors import MalformedChange
 from localfirst.fold import check
 from localfirst.records import Foreign, Head, OwnRange, Page, SessionKey
 from localfirst.turns import OpenTurns
-from sync.central.base import LogEntry
+from sync.central.base import LogEntry, Want
 from sync.retry import patiently
 from sync.site import Site
 
@@ -67,6 +67,20 @@ async def read_stretch(
     for entry, change in decoded:
         reader.take(entry, change, rows)
     return reader.stretch
+
+
+async def has_all(site: Site, head: Head, changes: Sequence[bytes]) -> bool:
+    """Whether the central log has all of some changes behind the cursor, byte for byte. What can't be read there is
+    passed over: nothing is taken."""
+    missing, generation, seq, digest = set(changes), head.generation, head.seq, head.digest
+    while missing:
+        (pulled,) = await site.central.pull([Want(head.session_id, generation, seq, digest)], site.limits.pull_bytes)
+        if pulled.head is None or not pulled.entries:
+            return False
+        data = [entry.data for entry in pulled.entries]
+        missing.difference_update(data)
+        generation, seq, digest = pulled.head.generation, seq + len(data), extend_digest(digest, data)
+    return True
 
 
 def _own_rows(site: Site, key: SessionKey, head: Head, changes: Sequence[Change]) -> dict[int, bytes]:

@@ -80,11 +80,16 @@ def _nothing_lost(universe: Universe, session: str, times: set[int], stopped: li
 
 
 def _still_pushed(universe: Universe, directory: Directory, session: str, times: set[int]) -> None:
-    """What can't be read stops no push, unless the log has to be read first: after a loss, and in copies."""
+    """What can't be read stops no push, unless the log has to be read first: after a loss, in copies, and when an
+    answer was lost to what is folded since."""
     head = directory.head(session)
-    stopped = directory.quarantine.get(session_key(NAMESPACE, session), "push") is not None
-    if head is None or stopped or universe.oracle.copied or universe.oracle.losses[session]:
+    aside = directory.quarantine.get(session_key(NAMESPACE, session), "push")
+    if head is None or universe.oracle.copied or universe.oracle.losses[session]:
         return
+    if aside is not None and (aside.count or universe.server.sessions[session].checkpoint):
+        return
+    if aside is not None:
+        raise Violation(9, "sync goes on", f"directory {directory.number} session {session}: {aside.reason}")
     left = universe.watch.pending(directory, session, head) - times
     if left:
         raise Violation(9, "sync goes on", f"directory {directory.number} session {session} was not pushed: {left}")

@@ -13,8 +13,9 @@ import pytest
 
 from localfirst.change import APPEND, MAIN_BRANCH, Change, decode_change, encode_change, extend_digest
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
-from localfirst.records import OwnRange, Page, session_key
+from localfirst.records import Aside, Direction, OwnRange, Page, SessionKey, session_key
 from localfirst.testing.memory import MemoryServer, MemoryStore
+from localfirst.version import VERSION
 from sync.central.base import Head as RemoteHead
 from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
 from sync.replicate import Round
@@ -159,6 +160,71 @@ async def test_poison_in_one_session_stops_no_other(a: Replica, b: Replica, serv
     outcome = await b.sync("bad", "fine")
     assert b.items("fine") == ["x"]
     assert b.items("bad") == ["good so far"]
+
+
+async def poison(server: MemoryServer, name: str) -> tuple[SessionKey, Direction]:
+    """Put what nobody can read into a session. Returns what that stops."""
+    await MemoryStore(server).push([Run(name, "", True, "evil", 1, [b"\xc1"])])
+    return session_key("default", name), "pull"
+
+
+@pytest.mark.parametrize("later", [[], ["in one run with it"]])
+async def test_a_lost_answer_stops_no_push_of_a_session_that_can_not_be_read(
+    a: Replica, b: Replica, server: MemoryServer, monkeypatch: pytest.MonkeyPatch, later: list[str]
+) -> None:
+    """Invariant 9: that what is there is ours can be seen without taking what is before it."""
+    a.add("s", "known")
+    await a.sync("s")
+    stopped = await poison(server, "s")
+    assert list((await a.sync("s")).refused) == [stopped]
+    push = a.central.push
+
+    async def push_and_lose_the_answer(runs: Sequence[Run]) -> list[Pushed]:
+        await push(runs)
+        raise RemoteUnavailable
+
+    key = a.add("s", "once")
+    with monkeypatch.context() as patched:
+        patched.setattr(a.central, "push", push_and_lose_the_answer)
+        with pytest.raises(RemoteUnavailable):
+            await a.replicator.round([key], [], [key])
+    b.add("s", "from another")
+    await b.sync("s")
+    for text in later:
+        a.add("s", text)
+    assert (await a.sync("s", stopped=[stopped])).refused == {}
+    assert (a.head("s").acked, a.head("s").sent) == (1, 2 + len(later))
+    assert len(log_of(server, "s")) == 4 + len(later)
+
+
+@pytest.mark.parametrize("behind", [0, 1, 2])
+async def test_nothing_is_pushed_behind_what_a_twin_sent_before_it_can_be_read(
+    a: Replica, b: Replica, server: MemoryServer, tmp_path: Path, behind: int
+) -> None:
+    """The rest of a turn would go alone, and what the twin sent under our numbers be taken for its beginning."""
+    a.add("s", "known")
+    await a.sync("s")
+    a.add("s", "call", turn=5)
+    copytree(tmp_path / "a", tmp_path / "copy")
+    copy = Replica(tmp_path / "copy", server)
+    copy.write("s", lambda _: [("end", b"{}")], turn=5)
+    copy.add("s", "from the copy")
+    await copy.sync("s")
+    stopped = await poison(server, "s")
+    key, _ = stopped
+    length = len(log_of(server, "s"))
+    for number in range(1 + behind):
+        a.add("s", number, turn=5)
+    a.write("s", lambda _: [("end", b"{}")], turn=5)
+    outcome = await a.sync("s", stopped=[stopped])
+    assert (outcome.refused[key, "push"].place, outcome.refused[key, "push"].changes) == (0, 0)
+    assert isinstance(outcome.refused[stopped].error, MalformedChange)
+    assert (len(log_of(server, "s")), a.head("s").sent) == (length, 0)
+    mark = outcome.refused[stopped].mark
+    for replica in (a, b):
+        replica.quarantine.skip(key, Aside("default", "s", "pull", "it is bad", 1.5, VERSION, mark=mark))
+        assert (await replica.sync("s")).refused == {}
+    assert a.items("s") == b.items("s") == ["known", "call", "from the copy", *range(1 + behind)]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 20, encode_change(Change("r", 0, 0, 0, "main", "append", b"[]"))])
