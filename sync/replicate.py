@@ -241,9 +241,13 @@ class Replicator:
         if outcome.status is PushStatus.GAP:
             return await self._fill_gap(key, head, result)
         if outcome.status in (PushStatus.GENERATION, PushStatus.MISSING):
-            if key in self._one_way:
+            if key not in self._one_way:
+                return False
+            if outcome.status is PushStatus.MISSING:
+                await self._lost(key, head, result)
+            else:
                 await self._resync(key, head, result, "the central log, which could not be read, was replaced")
-            return key in self._one_way
+            return True
         self._gaps.pop(key, None)
         if outcome.status is PushStatus.OVERLAP:
             result.push.add(key)

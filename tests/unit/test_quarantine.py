@@ -328,3 +328,28 @@ async def test_consent_sends_a_lost_session_again(tmp_path: Path, server: Memory
     assert len(server.namespace("default").sessions["s"].log) == 1
     assert replica.quarantine.all("default") == {}
     replica.rows.close()
+
+
+@pytest.mark.parametrize("ask", [True, False])
+async def test_a_session_that_could_not_be_read_and_is_lost_then_is_a_lost_one(
+    tmp_path: Path, server: MemoryServer, ask: bool
+) -> None:
+    replica = Replica(tmp_path, server, ask=ask)
+    replica.replicator.store_id = (await replica.central.identify()).store_id
+    replica.add("s", "1")
+    await replica.sync("s")
+    await replica.central.push([Run("s", "", True, "stranger", 1, [b"\xc1"])])
+    stopped = put_aside(replica, await replica.sync("s"))
+    del server.namespace("default").sessions["s"]
+    replica.add("s", "2")
+    outcome = await replica.sync("s", stopped=stopped)
+    if ask:
+        assert [refusal.lost for refusal in outcome.refused.values()] == [True, True]
+        assert server.namespace("default").sessions == {}
+        put_aside(replica, outcome)
+        assert replica.quarantine.retry(KEY)
+        assert (await replica.sync("s")).refused == {}
+    assert len(replica.lost) == 1
+    assert len(server.namespace("default").sessions["s"].log) == 2
+    assert replica.quarantine.all("default") == {}
+    replica.rows.close()
