@@ -371,6 +371,8 @@ class Replicator:
             entry = pulled.entries[stretch.count]
             raise Unreadable(stretch.poison, entry.seq, hash_of(entry.data))
         if after.seq < pulled.head.seq:
+            if not pulled.entries:
+                raise RemoteRejected(f"the central log ends before its head {pulled.head.seq}")
             result.pull.add(key)
 
     async def _lost(self, key: SessionKey, head: Head, result: Round) -> None:
