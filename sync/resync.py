@@ -169,7 +169,9 @@ class _Copy:
         """The first slot above what is known to be admitted whose change is not surely the one that was folded."""
         head, log = self._head, self._site.log
         counter, mark = state.fold.counter(head.origin), state.marks.get(head.origin)
-        known = max(head.acked, head.bottom, head.slot(head.first) - 1)
+        # What another life of the log took proves nothing of this one: a copy of this directory may have begun it.
+        acked = head.acked if self._remote and self._remote.generation == head.generation else 0
+        known = max(acked, head.bottom, head.slot(head.first) - 1)
         if head.slot(counter) <= known:
             return None
         # Twins have the same changes up to some place: the last that is the same proves all before it.
