@@ -16,6 +16,7 @@ from localfirst.errors import (
     RemoteRejected,
     RemoteUnavailable,
     RemoteVersionError,
+    StoreUnwritable,
 )
 from localfirst.records import session_key
 from sync import retry, worker
@@ -283,3 +284,40 @@ async def test_hints_that_were_missed_are_made_up_for_by_a_poll(bench: Bench, tm
         await bench.central.close()  # It is noticed; the worker listens again.
         made._reachable.set()
         await eventually(lambda: bench.log.head(session_key("default", "s")).seq == 2)  # type: ignore[union-attr]
+
+
+async def test_what_waits_is_looked_for_again_when_the_disk_fails_at_the_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.add("s", "before")
+    waiting = bench.log.waiting
+
+    def fail_once(_: str) -> Any:
+        monkeypatch.setattr(bench.log, "waiting", waiting)
+        raise StoreUnwritable("the disk failed, once")
+
+    monkeypatch.setattr(bench.log, "waiting", fail_once)
+    async with bench.running() as made:
+        await eventually(lambda: bench.acked("s") == 1)
+        assert made.history[:3] == ["standby", "turning", "blocked"]
+
+
+async def test_a_bug_in_a_backend_that_listens_is_told_and_it_listens_again(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.options = Options(poll_interval=3600, sync_interval=0.0)
+    other = Bench(tmp_path / "other", bench.central.server)
+    bench.add("s", "mine")
+
+    async def stumble() -> AsyncIterator[None]:
+        monkeypatch.delattr(bench.central, "watch")
+        raise ZeroDivisionError("a bug")
+        yield
+
+    monkeypatch.setattr(bench.central, "watch", stumble)
+    async with bench.running():
+        await eventually(lambda: bench.central.listened)
+        assert "ZeroDivisionError: a bug" in caplog.text
+        other.add("s", "theirs")
+        await other.make().flush()
+        await eventually(lambda: bench.seq("s") == 2)
