@@ -110,6 +110,16 @@ async def test_an_older_format_is_for_somebody_to_empty(open_store: OpenStore, c
     assert tuple(row) == (1, 2)
 
 
+async def test_a_schema_that_has_lost_its_name_is_for_somebody_to_restore(
+    open_store: OpenStore, connection: Any
+) -> None:
+    await open_store().identify()
+    await connection.execute("delete from localfirst.store")
+    with pytest.raises(ConfigurationError, match=r"localfirst\.store is empty.*restore it, or drop the schema"):
+        await open_store().identify()
+    assert await connection.fetchval("select count(*) from localfirst.store") == 0
+
+
 async def test_a_database_that_can_not_hold_all_text_is_refused(
     open_store: OpenStore, connection: Any, postgres_url: str
 ) -> None:

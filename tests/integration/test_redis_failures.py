@@ -261,6 +261,8 @@ async def test_other_servers(answer: bytes, error: type[LocalFirstError], protoc
         "redis://user:hunter2@host:port",
         "redis://user:hun/ter2@host",
         "redis://user:hun#ter2@host",
+        "redis://user:123/ter2@host",
+        "redis://user:123#ter2@host",
         "redis://user:hunter2@host/not-a-number",
         "redis://user:hunter2@host?unknown=1",
         "redis://user:hunter2@host?socket_timeout=long",

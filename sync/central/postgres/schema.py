@@ -45,6 +45,10 @@ async def _read(connection: Any) -> Any:
     if not database["installed"]:
         return None
     row = await connection.fetchrow(QUERIES["identify"])
-    if row is not None:
-        check_format("the central store", row["format"])
+    if row is None:
+        raise ConfigurationError(
+            "the table localfirst.store is empty: restore it, or drop the schema localfirst, so that replicas send"
+            " everything again"
+        )
+    check_format("the central store", row["format"])
     return row
