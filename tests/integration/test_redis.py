@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from localfirst.change import extend_digest, new_id
 from localfirst.errors import ConfigurationError, RemoteRejected, RemoteUnavailable, RemoteVersionError
@@ -29,6 +29,7 @@ from localfirst.testing.conformance.harness import (
 from localfirst.testing.servers import RedisServer
 from sync.central.base import Hint, Pulled, PushStatus
 from sync.central.redis import RedisStore
+from sync.central.redis.store import HEADS_AT_ONCE
 
 OwnRedis = Callable[..., RedisServer]
 
@@ -193,6 +194,33 @@ async def test_a_batch_larger_than_a_pipeline_keeps_its_order(store: RedisStore)
     assert [each.acked for each in await store.push(large)] == list(range(1, 8))
 
 
+async def test_heads_of_many_sessions_take_one_round_trip_and_few_scripts(
+    own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = own_redis()
+    store = RedisStore(server.url, "n")
+    names = [f"s{number}" for number in range(2 * HEADS_AT_ONCE + 1)]
+    await store.push([run(name, "r1", 1, 1 + place % 3) for place, name in enumerate(names) if place % 5])
+    async with Redis.from_url(server.url) as client:
+        await client.config_resetstat()
+        sent: list[int] = []
+        send = store._send
+
+        async def counted(commands: Any, client: Any) -> list[Any]:
+            sent.append(len(commands))
+            return await send(commands, client)
+
+        monkeypatch.setattr(store, "_send", counted)
+        heads = await store.heads(names)
+        assert sent == [3]
+        assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] == 3
+    assert [head and head.seq for head in heads] == [
+        1 + place % 3 if place % 5 else None for place in range(len(names))
+    ]
+    assert await store.heads([]) == []
+    await store.close()
+
+
 async def test_a_servers_clock_that_steps_back_is_held(store: RedisStore, client: Any) -> None:
     await store.push([run("s", "r1", 1, 1)])
     future = 99_999_999_999_999
@@ -261,6 +289,32 @@ async def test_keys_of_another_type(store: RedisStore, client: Any, part: int) -
     await store.push([run("bad", "r1", 1, 1), run("good", "r1", 1, 1)])
     await client.set(store._keys.session("bad")[part], "a string")
     await _all_rejected(store)
+
+
+@pytest.mark.parametrize(("part", "value"), [(0, b"a string"), (1, b"a string"), (0, None)])
+async def test_a_session_that_makes_no_sense_hides_no_other_from_the_script(
+    store: RedisStore, client: Any, part: int, value: bytes | None
+) -> None:
+    await store.push([run(name, "r1", 1, 2) for name in ("before", "bad", "after")])
+    key = store._keys.session("bad")[part]
+    await (client.hdel(key, "seq") if value is None else client.set(key, value))
+    [[before, bad, none, after]] = await store._ask([store._heads(["before", "bad", "none", "after"])])
+    assert isinstance(bad, ResponseError)
+    assert ("WRONGTYPE" if value else "field seq") in str(bad)
+    assert none is None
+    assert before == after == [GENERATION.encode(), 2, *divmod(extend_digest(0, changes("r1", 1, 2)), 1 << 32)]
+
+
+@pytest.mark.parametrize("reply", [None, 5, [], [None], [None] * 3])
+async def test_replies_that_are_not_one_for_each_session(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, reply: object
+) -> None:
+    async def send(commands: Any, client: Any) -> list[Any]:
+        return [reply]
+
+    monkeypatch.setattr(store, "_send", send)
+    with pytest.raises(RemoteRejected, match="not a list of 2 replies"):
+        await store.heads(["a", "b"])
 
 
 async def _all_rejected(store: RedisStore) -> None:

@@ -4,7 +4,7 @@
 --
 -- Reply: nil if there is none, else {generation, seq, digest0, digest1, data}.
 
-local head, problem = read_head()
+local head, problem = read_head(unpack(KEYS))
 if problem then
     return redis.error_reply(problem)
 end

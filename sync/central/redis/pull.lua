@@ -14,7 +14,7 @@ local STEP_LIMIT = 128
 local generation, after, room = ARGV[1], tonumber(ARGV[2]), math.max(1, tonumber(ARGV[3]))
 local digest0, digest1 = tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local head, problem = read_head()
+local head, problem = read_head(unpack(KEYS))
 if problem then
     return redis.error_reply(problem)
 end

@@ -22,7 +22,7 @@ local generation, fresh, origin, first = ARGV[1], ARGV[2] == '1', ARGV[3], tonum
 local channel, session, hashes = ARGV[5], ARGV[6], ARGV[7]
 local count = #ARGV - CHANGES
 
-local head, problem = read_head()
+local head, problem = read_head(unpack(KEYS))
 if problem then
     return redis.error_reply(problem)
 end

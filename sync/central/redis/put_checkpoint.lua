@@ -16,7 +16,7 @@ local CHUNK = 1000 -- origins; unpack() has room on the stack for some 8,000 val
 
 local generation, seq, data = ARGV[6], tonumber(ARGV[7]), ARGV[10]
 
-local head, problem = read_head()
+local head, problem = read_head(unpack(KEYS))
 if problem then
     return redis.error_reply(problem)
 end

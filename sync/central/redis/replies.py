@@ -83,8 +83,15 @@ def pushed(reply: Any) -> Pushed:
     )
 
 
+def several(reply: Any, count: int) -> list[Any]:
+    """Of a script that replies for each of so many sessions; each may be an error."""
+    if not isinstance(reply, list) or len(reply) != count:
+        raise RemoteRejected(f"not a list of {count} replies")
+    return reply
+
+
 def head(reply: Any) -> Head | None:
-    """Of head.lua."""
+    """Of one session, of heads.lua."""
     if reply is None:
         return None
     fields: _Head = _convert(reply, _Head)

@@ -1,9 +1,11 @@
--- What every script on one session begins with; put in front of the others when they are loaded. It writes nothing.
+-- What every script on sessions begins with; put in front of the others when they are loaded. It writes nothing.
 --
--- KEYS[1]  head of the session, a hash: generation, seq, digest0, digest1, floor, admitted_at, acked:<origin>, …
--- KEYS[2]  log of the session, a list: one element for each change after `floor`, "<admitted_at>:<digest><wire bytes>";
+-- The keys of a session, in this order; a script on one session has them as KEYS[1…3]:
+--
+-- 1        head of the session, a hash: generation, seq, digest0, digest1, floor, admitted_at, acked:<origin>, …
+-- 2        log of the session, a list: one element for each change after `floor`, "<admitted_at>:<digest><wire bytes>";
 --          the digest is that of the log up to this change: two big-endian 32-bit numbers
--- KEYS[3]  checkpoint of the session, a string: stands for all changes up to `floor`; there unless `floor` is 0
+-- 3        checkpoint of the session, a string: stands for all changes up to `floor`; there unless `floor` is 0
 
 local LANE_LIMIT = 2147483648 -- above both digest primes
 local FIELDS = {'generation', 'seq', 'digest0', 'digest1', 'floor', 'admitted_at'}
@@ -23,14 +25,14 @@ local function clock()
 end
 
 -- Eviction can take one key and leave another. A part of a session is a lost session: replicas seed it again.
-local function is_whole(head)
-    return redis.call('LLEN', KEYS[2]) == head.seq - head.floor
-        and (head.floor == 0 or redis.call('EXISTS', KEYS[3]) == 1)
+local function is_whole(head, log_key, checkpoint_key)
+    return redis.call('LLEN', log_key) == head.seq - head.floor
+        and (head.floor == 0 or redis.call('EXISTS', checkpoint_key) == 1)
 end
 
 -- The head as a table, nil if there is no such session; then the error to reply, if the head makes no sense.
-local function read_head()
-    local values = redis.call('HMGET', KEYS[1], unpack(FIELDS))
+local function read_head(head_key, log_key, checkpoint_key)
+    local values = redis.call('HMGET', head_key, unpack(FIELDS))
     local head, found = {}, 0
     for i, field in ipairs(FIELDS) do
         found = found + (values[i] and 1 or 0)
@@ -47,7 +49,7 @@ local function read_head()
     if head.digest0 >= LANE_LIMIT or head.digest1 >= LANE_LIMIT then
         return nil, 'MALFORMED digest in the session\'s head'
     end
-    return is_whole(head) and head or nil
+    return is_whole(head, log_key, checkpoint_key) and head or nil
 end
 
 -- The digest of the log up to its floor, or nil and the error to reply.

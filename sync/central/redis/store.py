@@ -24,6 +24,9 @@ from sync.central.redis.scripts import Command
 PIPELINE_COMMANDS: Final = 1_000
 PIPELINE_BYTES: Final = 1 << 20
 """What goes out at once, and on a slow line within the timeout; a run that is larger goes alone."""
+HEADS_AT_ONCE: Final = 250
+"""Sessions that one script looks at: cheaper than a script for each, but the server does nothing else meanwhile, which
+are a few milliseconds."""
 
 _LANE: Final = 1 << 32
 _MAX_NUMBER: Final = 10**15 - 1
@@ -88,11 +91,17 @@ class RedisStore(CentralStore):
         return self._decode(answer, replies.count, _title(session_id)) == 1
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
-        commands = [scripts.HEAD.call(self._keys.session(check_session_id(each))) for each in session_ids]
-        return [
-            self._decode(answer, replies.head, _title(session_id))
-            for session_id, answer in zip(session_ids, await self._ask(commands), strict=True)
-        ]
+        for session_id in session_ids:
+            check_session_id(session_id)
+        parts = [session_ids[start : start + HEADS_AT_ONCE] for start in range(0, len(session_ids), HEADS_AT_ONCE)]
+        found: list[Head | None] = []
+        for part, answer in zip(parts, await self._ask([*map(self._heads, parts)]), strict=True):
+            heads = self._decode(answer, partial(replies.several, count=len(part)), "heads of sessions")
+            found += [
+                self._decode(head, replies.head, _title(session_id))
+                for session_id, head in zip(part, heads, strict=True)
+            ]
+        return found
 
     async def sessions(self, after: str, limit: int) -> list[str]:
         found: list[str] = []
@@ -128,6 +137,9 @@ class RedisStore(CentralStore):
     def _index(self, session_ids: Iterable[str]) -> Command:
         scored = ((0, session_id) for session_id in dict.fromkeys(session_ids))
         return ("ZADD", self._keys.sessions, *(word for pair in scored for word in pair))
+
+    def _heads(self, session_ids: Sequence[str]) -> Command:
+        return scripts.HEADS.call(tuple(key for each in session_ids for key in self._keys.session(each)))
 
     def _push(self, run: Run) -> Command:
         return scripts.PUSH.call(
