@@ -106,13 +106,14 @@ class Replicator:
         return result
 
     async def moved(self, heads: Sequence[tuple[SessionKey, Head]]) -> set[SessionKey]:
-        """Which of some sessions are not where the central store is: one round trip."""
+        """Which of some sessions are not where the central store is: one round trip, if it refuses none of them."""
         try:
             found = await self._site.central.heads([head.session_id for _, head in heads])
         except RemoteRejected:
             if len(heads) == 1:
                 return {heads[0][0]}  # A pull will tell what is wrong with it.
-            return {key for pair in heads for key in await self.moved([pair])}
+            middle = len(heads) // 2
+            return await self.moved(heads[:middle]) | await self.moved(heads[middle:])
         return {
             key for (key, head), remote in zip(heads, found, strict=True) if _cursor(head) != (remote or (None, 0, 0))
         }

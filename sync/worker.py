@@ -492,14 +492,15 @@ class Worker:
             self.wake()
 
     async def _moved(self) -> set[SessionKey]:
-        """The sessions known here that are not where the central store is."""
+        """The sessions known here that are not where the central store is, but for those that can't be pulled."""
         moved: set[SessionKey] = set()
-        current, known = await patiently(self._site.identity.replica_id), False
+        current, asked = await patiently(self._site.identity.replica_id), False
         async for heads in self._pages():
-            known = True
-            moved |= await self._replicator.moved(heads)
+            if free := [(key, head) for key, head in heads if (key, "pull") not in self._stopped]:
+                moved |= await self._replicator.moved(free)
+                asked = True
             self._dirty |= {key for key, head in heads if head.origin != current}
-        if not known:
+        if not asked:
             await self._identify()  # There is nothing to ask for, but somebody may ask whether it can be reached.
         return moved
 

@@ -16,7 +16,7 @@ from localfirst.clock import HybridClock
 from localfirst.errors import RemoteRejected, RemoteUnavailable
 from localfirst.identity import Identity
 from localfirst.log import Log
-from localfirst.records import Aside, Head, session_key
+from localfirst.records import Aside, Direction, Head, session_key
 from localfirst.rows import Rows
 from localfirst.testing.memory import MemoryServer, MemoryStore
 from localfirst.version import VERSION
@@ -169,9 +169,9 @@ class Bench:
         """As somebody does who reads a session that was never here."""
         self.log.create(session_key("default", name), Head("default", name, self.identity.replica_id()))
 
-    def put_aside(self, name: str, version: str = VERSION) -> None:
-        """Its first change is refused."""
-        aside = Aside("default", name, "push", "it is not taken", time.time(), version, place=1)
+    def put_aside(self, name: str, version: str = VERSION, direction: Direction = "push") -> None:
+        """Its first change is refused, or can't be read."""
+        aside = Aside("default", name, direction, "it is not taken", time.time(), version, place=1)
         self.quarantine.put(session_key("default", name), aside)
 
     def acked(self, name: str) -> int:

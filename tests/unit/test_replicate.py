@@ -471,6 +471,27 @@ async def test_a_session_that_cannot_be_read_stops_no_other(
     assert b.items("two") == ["two"]
 
 
+async def test_one_head_that_cannot_be_read_is_found_in_a_few_round_trips(
+    a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(64):
+        a.add(f"s{number}", number)
+    await a.sync(*(f"s{number}" for number in range(64)))
+    asked, heads = 0, a.central.heads
+
+    async def refuse_heads(session_ids: Sequence[str]) -> list[RemoteHead | None]:
+        nonlocal asked
+        asked += 1
+        if "s37" in session_ids:
+            raise RemoteRejected("no")
+        return await heads(session_ids)
+
+    monkeypatch.setattr(a.central, "heads", refuse_heads)
+    known, _ = a.log.heads("default")
+    assert await a.replicator.moved(known) == {session_key("default", "s37")}
+    assert asked == 1 + 2 * 6
+
+
 async def test_a_store_that_loses_its_log_again_while_it_is_filled_is_filled_again(
     a: Replica, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from localfirst.errors import (
 )
 from localfirst.records import session_key
 from sync import retry, worker
+from sync.central.base import Head as RemoteHead
 from sync.retry import for_ever
 from sync.status import published
 from sync.worker import Options
@@ -156,6 +157,45 @@ async def test_an_idle_worker_asks_once_per_poll(bench: Bench) -> None:
         bench.central.calls.clear()
         await eventually(lambda: len(bench.central.calls) >= 5)
     assert set(bench.central.calls) == {"heads"}
+
+
+async def test_a_poll_does_not_ask_for_what_is_put_aside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One log that can't be read makes no poll dearer, for as long as nobody acts."""
+    bad, heads, asked = True, bench.central.heads, 0
+
+    async def refuse(session_ids: Sequence[str]) -> list[RemoteHead | None]:
+        nonlocal asked
+        asked += 1
+        if bad and "s3" in session_ids:
+            raise RemoteRejected("odd")
+        return await heads(session_ids)
+
+    monkeypatch.setattr(bench.central, "heads", refuse)
+    for number in range(10):
+        bench.add(f"s{number}", "x")
+    made = bench.make()
+    await made.flush()
+    bench.put_aside("s3", direction="pull")
+    asked = 0
+    await made.refresh("s1")
+    with pytest.raises(RemoteRejected, match="it is not taken"):
+        await made.refresh()
+    assert asked == 1
+    bad = False
+    assert bench.quarantine.retry(session_key("default", "s3"))
+    await made.refresh()
+    assert asked == 2
+
+
+async def test_a_worker_that_may_ask_for_nothing_still_tells_whether_it_is_online(bench: Bench) -> None:
+    bench.add("s", "x")
+    await bench.make().flush()
+    bench.put_aside("s", direction="pull")
+    async with bench.running() as made:
+        await eventually(lambda: made.status.state == "online")
+        bench.central.error = RemoteUnavailable("gone")
+        await eventually(lambda: made.status.state == "offline")
+    assert set(bench.central.calls) <= {"identify", "push"}
 
 
 async def test_flush_raises_what_somebody_must_act_on(bench: Bench) -> None:
