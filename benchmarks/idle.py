@@ -1,7 +1,7 @@
 """What it costs to have nothing to do: a store that knows many sessions, in a process of its own.
 
 Processor time is all that the process takes, in rounds. Round trips are counted by a proxy over all rounds together:
-polls come 1.0 to 1.2 intervals apart, and once a minute the connection for hints is tried. So a minute is measured.
+polls come 1.0 to 1.5 intervals apart, and once a minute the connection for hints is tried. So a minute is measured.
 """
 
 from __future__ import annotations

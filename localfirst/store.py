@@ -58,7 +58,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
       inside `flush`, `refresh` and `close`.
     - `durability`: `"normal"`: a killed process loses nothing, a power cut may lose the last moments. `"full"`: every
       call is on the disk when it returns.
-    - `poll_interval`: seconds between looks at the central store when no hint comes, at least; a fifth more at most.
+    - `poll_interval`: seconds between looks at the central store when no hint comes; up to half as many more.
     - `sync_interval`: at most one push in so many seconds; the first write after a quiet time goes at once.
     - `on_remote_loss`: what to do when the central store has lost what it had, or is another one. `"reseed"`: send it
       what is here, and say so (`SessionEvent.REMOTE_LOST`). `"ask"`: stop until `reseed` (the whole store) or `retry`

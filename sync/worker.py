@@ -42,6 +42,9 @@ LEAD_INTERVAL: Final = 0.1
 """Seconds between tries to become the leader."""
 CHECKPOINT_BYTES: Final = 4 << 20
 """Size of the write-ahead log from which it is moved into the database."""
+POLL_SPREAD: Final = (1.0, 1.5)
+"""Poll intervals between two polls, at random: so that a fleet does not poll together, and so that the polls of an idle
+worker, with a probe of the connection for hints each minute, are fewer than one round trip per interval of 5 s."""
 SETTLE_ROWS: Final = 1000
 """How many rows later it is noted again that nothing is pending."""
 
@@ -236,7 +239,7 @@ class Worker:
             if self._hinted.get(key) == hint:
                 del self._hinted[key]
         if poll and self._poll_at == due:  # Else hints were missed meanwhile: poll once more.
-            self._poll_at = now + self._options.poll_interval * random.uniform(1.0, 1.2)
+            self._poll_at = now + self._options.poll_interval * random.uniform(*POLL_SPREAD)
 
     async def _wait(self) -> None:
         """Until there is something to do: a change made here that may go, a hint, or the next poll."""

@@ -31,7 +31,7 @@ from sync.host import TaskHost
 from sync.leader import Leadership
 from sync.retry import LONGEST_WAIT
 from sync.site import Limits
-from sync.worker import CALM_INTERVAL, LEAD_INTERVAL, Options, Worker
+from sync.worker import CALM_INTERVAL, LEAD_INTERVAL, POLL_SPREAD, Options, Worker
 from tests.unit.bench import OPERATIONS, Bench, Clock, StillAsyncio, quiet
 
 POLL: Final = 5.0
@@ -336,7 +336,7 @@ def poll_often(stage: Stage) -> None:
 
 
 async def let_a_poll_be_due(stage: Stage) -> None:
-    await stage.pass_time(1.2 * POLL)
+    await stage.pass_time(POLL_SPREAD[1] * POLL)
 
 
 async def end_the_wait(stage: Stage) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import statistics
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,13 @@ from localfirst.errors import (
 from localfirst.records import session_key
 from sync import retry, worker
 from sync.central.base import Head as RemoteHead
+from sync.central.postgres import hints as postgres_hints
+from sync.central.redis import hints as redis_hints
 from sync.retry import for_ever
 from sync.status import published
 from sync.worker import Options
-from tests.unit.bench import Bench, Central, eventually
+from tests.unit.bench import Bench, Central, eventually, quiet
+from tests.unit.stage import stop_time
 
 
 @pytest.fixture
@@ -157,6 +162,31 @@ async def test_an_idle_worker_asks_once_per_poll(bench: Bench) -> None:
         bench.central.calls.clear()
         await eventually(lambda: len(bench.central.calls) >= 5)
     assert set(bench.central.calls) == {"heads"}
+
+
+@pytest.mark.parametrize("probe_seconds", [redis_hints.QUIET_SECONDS, postgres_hints.PROBE_SECONDS])
+def test_polls_and_probes_for_hints_are_fewer_than_one_round_trip_per_interval(probe_seconds: float) -> None:
+    polls = 1 / statistics.mean(worker.POLL_SPREAD)
+    assert polls + Options().poll_interval / probe_seconds < 0.9
+
+
+async def test_polls_are_as_far_apart_as_they_are_spread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = stop_time(monkeypatch)
+    bench.options = Options(poll_interval=10.0)
+    bench.add("s", "x")
+    for edge, spacing in enumerate(worker.POLL_SPREAD):
+        monkeypatch.setattr(random, "uniform", lambda *edges: edges[edge])  # noqa: B023 - done before the next
+        async with bench.running() as made:
+            await quiet()
+            start, due = clock.now, made._poll_at
+            assert due - start == pytest.approx(10.0 * spacing, abs=0.1)
+            bench.central.calls.clear()
+            clock.advance(due - start - 1.0)
+            await quiet()
+            assert bench.central.calls == []
+            clock.advance(1.0)
+            await quiet()
+            assert bench.central.calls == ["heads"]
 
 
 async def test_a_poll_does_not_ask_for_what_is_put_aside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
