@@ -1,6 +1,6 @@
 """Replication itself, for each kind of server: how soon, at what cost when idle, and how many bytes.
 
-`python -m benchmarks.replication [--quick]` measures this alone. The idle stores rest while latency is measured: they
+`python -m benchmarks.replication [--quick]` measures this alone. The idle stores rest while the others are measured: they
 need a minute, in which they hardly take any time from anybody.
 """
 
@@ -77,8 +77,8 @@ async def measure_replication(directory: Path, amount: Amount) -> Replications:
             await measure_latency(directory / name, server.url, amount.rounds, amount.adds)
             for name, server in servers.items()
         ]
-        idle = await resting
         wires = [await _wires(directory / name, server, amount) for name, server in servers.items()]
+        idle = await resting
     return Replications([Replication(*each) for each in zip(servers, times, idle, wires, strict=True)], missing)
 
 
