@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,10 @@ from typing import ClassVar, Final
 import diskcache
 from diskcache.core import DBNAME
 
-from localfirst.errors import StoreClosed
+from localfirst.errors import StoreClosed, StoreUnwritable
+
+LOOK_SECONDS: Final = 1.0
+"""How often a process looks whether its directory is still there: a call that comes later than that does."""
 
 # Pages (4 KiB) of the write-ahead log from which an agent's write moves it into the database, if no worker did before.
 # Rarely: it costs milliseconds. With fsync sooner: a file that is written over syncs faster than one that grows.
@@ -49,6 +54,8 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
     Whoever holds the lock of a connection may then take `writing`, never the other way round.
     """
 
+    making: ClassVar = threading.Lock()
+    """Held while a database file is made: nobody may have it open yet when its maker closes it."""
     _serials: ClassVar = itertools.count(1)
     _all: ClassVar[weakref.WeakSet[Connections]] = weakref.WeakSet()
 
@@ -59,6 +66,9 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         self._txn_id = None
         self._closed = False
         self._local = threading.local()
+        self._file = Path(directory, DBNAME)
+        self._place: tuple[int, int] | None = None
+        self._looked_at = -math.inf
         self._open: list[Connection] = []
         self._opening = threading.Lock()
         self.writing = threading.RLock()
@@ -73,6 +83,8 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         """The calling thread's connection, with its lock, which the caller releases."""
         while True:
             connection = self._mine()
+            if time.monotonic() - self._looked_at > LOOK_SECONDS:
+                self._check_place()
             connection.lock.acquire()
             if connection.open:
                 return connection
@@ -89,13 +101,28 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
             if self._closed:
                 raise StoreClosed(f"{self._directory} is closed: open it again")
             self._close_orphans()
+            if self._place is not None:
+                self._check_place()  # Else it would be made anew, by whoever comes first.
             mine = self._local.connection = Connection(self._connect_sqlite(), next(self._serials))
             self._open.append(mine)
             return mine
 
+    def _check_place(self) -> None:
+        """SQLite goes on with a file that was deleted or replaced, where nobody else will ever find what it writes."""
+        try:
+            found = self._file.stat()
+            place = found.st_dev, found.st_ino
+        except OSError:
+            place = None
+        if place is None or place != (self._place or place):
+            raise StoreUnwritable(
+                f"{self._directory} was deleted, replaced or put out of reach while it was open; nothing of this call was"
+                " stored: close the store and open it again"
+            )
+        self._place, self._looked_at = place, time.monotonic()
+
     def _connect_sqlite(self) -> sqlite3.Connection:
-        path = Path(self._directory, DBNAME)
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
             connection.execute("PRAGMA cache_size = -8192")
@@ -140,6 +167,7 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         SQLite's locks belong to the process: a child that inherits its book-keeping believes that it holds locks
         which only the parent has, and loses what it writes. So nothing of SQLite may be open at a fork.
         """
+        cls.making.acquire()
         stores = list(cls._all)
         for store in stores:
             store._opening.acquire()
@@ -152,6 +180,7 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         finally:
             for store in stores:
                 store._opening.release()
+            cls.making.release()
 
 
 _forking: list[object] = []

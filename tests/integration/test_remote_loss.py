@@ -17,7 +17,7 @@ import pytest
 import redis
 
 import localfirst
-from localfirst import ConfigurationError, RemoteLost, RemoteRejected, SessionEvent
+from localfirst import ConfigurationError, RemoteLost, RemoteRejected, SessionEvent, StoreUnwritable, connections
 from localfirst.testing.servers import RedisServer, Server, fresh_database
 from sync.central import connect
 from tests.conftest import OwnRedis
@@ -414,3 +414,23 @@ def test_a_central_directory_that_is_deleted_under_its_users_is_filled_again(tmp
         store.flush(10)
         with localfirst.open(tmp_path / "b", remote=central.as_uri(), poll_interval=0.1) as other:
             eventually(lambda: len(other.session("s")) == 2)
+
+
+def test_a_directory_that_is_deleted_under_its_store_is_told_and_comes_back_from_the_central_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.05)
+    central = (tmp_path / "central").as_uri()
+    store = localfirst.open(tmp_path / "a", remote=central, poll_interval=0.1)
+    session = store.session("s")
+    session.add_message("user", "before")
+    store.flush(10)
+    shutil.rmtree(tmp_path / "a")
+    eventually(lambda: store._link is not None and store._link.host.status.state == "blocked")
+    for call in (lambda: session.add_message("user", "after"), session.get_messages, store.status, store.sessions):
+        with pytest.raises(StoreUnwritable, match="open it again"):
+            list(call())  # type: ignore[operator]
+    store.close()
+    assert not (tmp_path / "a" / "data").exists()
+    with localfirst.open(tmp_path / "a", remote=central) as again:
+        assert contents(again.session("s")) == ["before"]
