@@ -8,12 +8,13 @@ not written by this module and is refused unread, whatever it holds.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -333,11 +334,17 @@ def patiently(call: Callable[[], T], patience: float = PATIENCE) -> T:
 
 
 def _prepare_directory(directory: Path) -> None:
+    file = directory / DBNAME
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)
-        # SQLite gives its other files the mode of this one, whatever the umask.
-        os.close(os.open(directory / DBNAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        # SQLite gives its other files the mode of this one, whatever the umask. One that is there already is never
+        # opened here: closing it would let go of all locks that SQLite holds on it for other stores of this process,
+        # and the next process that closes it would remove the write-ahead log under them.
+        with Connections.making, suppress(FileExistsError):
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        if not os.access(file, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
     except FileExistsError:
         raise ConfigurationError(f"{directory} or its parent is a file: pass a path where a directory can be") from None
     except (OSError, ValueError) as error:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ import diskcache
 import pytest
 from diskcache.core import DBNAME, MODE_PICKLE
 
+from localfirst import connections
 from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt, StoreFull, StoreUnwritable
 from localfirst.rows import FORMAT, NoPickleDisk, RowExists, Rows, patiently
 
@@ -170,6 +176,58 @@ def test_only_the_owner_can_read_it_whatever_the_umask(tmp_path: Path, umask: in
     assert stat.S_IMODE(rows.directory.stat().st_mode) & 0o077 == 0
     for path in rows.directory.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) & 0o177 == 0, path
+
+
+def test_a_second_store_on_the_directory_does_not_let_go_of_the_locks_of_the_first(rows: Rows) -> None:
+    """SQLite's locks end when the process closes any descriptor of the file; others then take its log for left over."""
+    rows.insert(b"k1", b"v")
+    with closing(Rows(rows.directory)):
+        in_another_process(rows.directory)
+        rows.insert(b"k2", b"v")
+        assert in_another_process(rows.directory) == ["k1", "k2"]
+
+
+@pytest.fixture
+def a_second_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Time passes for those who look now and then."""
+    return lambda: monkeypatch.setattr(connections, "LOOK_SECONDS", 0.0)
+
+
+def test_a_directory_that_was_deleted_is_noticed(rows: Rows, a_second_later: Callable[[], None]) -> None:
+    rows.insert(b"k", b"v")
+    shutil.rmtree(rows.directory)
+    a_second_later()
+    calls: list[Callable[[], Any]] = [
+        lambda: rows.insert_last(b"l", b"v", b"m"),
+        lambda: rows.get(b"k"),
+        rows.version,
+    ]
+    for call in calls * 2:
+        with pytest.raises(StoreUnwritable, match=r"was deleted, replaced.*open it again"):
+            call()
+    assert not rows.directory.exists()
+
+
+def test_a_directory_that_was_replaced_is_noticed_by_every_thread(
+    rows: Rows, a_second_later: Callable[[], None]
+) -> None:
+    """A thread that comes later opens the file anew: it must not find another store than the rest."""
+    rows.insert(b"k", b"v")
+    shutil.rmtree(rows.directory)
+    with closing(Rows(rows.directory)) as other:
+        with ThreadPoolExecutor(1) as pool, pytest.raises(StoreUnwritable, match="deleted, replaced"):
+            pool.submit(rows.insert, b"thread", b"v").result()
+        a_second_later()
+        with pytest.raises(StoreUnwritable, match="deleted, replaced"):
+            rows.insert(b"here", b"v")
+        assert other.keys(b"", b"z") == []
+
+
+def in_another_process(directory: Path) -> list[str]:
+    """The keys that it finds. It closes the store at its end, as the last one if nobody has a lock."""
+    look = f"from pathlib import Path; from localfirst.rows import Rows; rows = Rows(Path({str(directory)!r}))"
+    command = [sys.executable, "-c", f"{look}; print(*(key.decode() for key in rows.keys(b'k', b'l'))); rows.close()"]
+    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout.split()
 
 
 def test_a_path_that_is_a_file_is_a_configuration_error(tmp_path: Path) -> None:
