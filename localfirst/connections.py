@@ -116,8 +116,8 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
             place = None
         if place is None or place != (self._place or place):
             raise StoreUnwritable(
-                f"{self._directory} was deleted, replaced or put out of reach while it was open; nothing of this call was"
-                " stored: close the store and open it again"
+                f"{self._directory} was deleted, replaced or put out of reach while it was open; nothing of this call"
+                " was stored: close the store and open it again"
             )
         self._place, self._looked_at = place, time.monotonic()
 

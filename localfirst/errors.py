@@ -14,6 +14,18 @@ class LocalFirstError(Exception):
         super().__init__(message or self.__doc__)
 
 
+def of_session(session_id: str, message: str) -> str:
+    """A message that names its session, and does so once.
+
+    >>> of_session("user-123", "it is not taken")
+    "session 'user-123': it is not taken"
+    >>> of_session("user-123", "session 'user-123' has lost its checkpoint")
+    "session 'user-123' has lost its checkpoint"
+    """
+    named = f"session {session_id!r}"
+    return message if named in message else f"{named}: {message}"
+
+
 class StoreClosed(LocalFirstError, RuntimeError):
     """The store is closed: open it again with localfirst.open()."""
 

@@ -78,6 +78,9 @@ class SessionCheck:
     """Empty: the digests agree."""
     pending: int
     """Changes made here that are not in the central store yet; they are on their way, and no problem."""
+    lost: bool = False
+    """The problem is that the central store does not have what it had. A sync sends it again, or asks whether it shall:
+    see `on_remote_loss`."""
 
 
 @dataclass(frozen=True)

@@ -298,8 +298,9 @@ class Store:
     ) -> VerifyReport:
         """Compare what is here with the central store, by digest: one session, or all.
 
-        Takes what is new first, so that only what is wrong is left. `full`: read the logs in the central store, too,
-        rather than only their digests. Times and errors as for `refresh`. Without a central store, nothing is found.
+        Takes what is new first, so that only what is wrong is left. Sends nothing, and puts nothing in quarantine: what
+        the central store has lost is only told. `full`: read the logs in the central store, too, rather than only
+        their digests. Times and errors as for `refresh`. Without a central store, nothing is found.
 
         >>> store.verify(timeout=5).ok
         True

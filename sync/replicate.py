@@ -24,7 +24,7 @@ from localfirst.records import Direction, Head, OwnRange, Page, Rename, SessionK
 from localfirst.turns import whole
 from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
 from sync.compact import compact
-from sync.resync import Stubborn, Unreadable, rename_of, resync
+from sync.resync import Lacking, Stubborn, Unreadable, rename_of, resync
 from sync.retry import patiently
 from sync.site import Lost, Settled, Site
 from sync.stretch import Stretch, has_all, read_stretch, spent_by
@@ -380,6 +380,8 @@ class Replicator:
         """The central store does not have the session any more. Sending it again may need somebody's consent."""
         if head.generation is None:
             return  # It never had: neither side knows more than what is pending here.
+        if self._site.looks:
+            return
         reason = "the central store has lost this session"
         if (
             self._site.ask and head.store == self.store_id
@@ -393,8 +395,9 @@ class Replicator:
         await self._resync(key, head, result, reason)
 
     async def _resync(self, key: SessionKey, head: Head, result: Round, reason: str, *, expected: bool = False) -> None:
-        level = logging.INFO if expected else logging.WARNING
-        _logger.log(level, "session %r: %s; it is read anew, and what it lacks is sent", head.session_id, reason)
+        level = logging.INFO if expected or self._site.looks else logging.WARNING
+        what = "" if self._site.looks else ", and what it lacks is sent"
+        _logger.log(level, "session %r: %s; it is read anew%s", head.session_id, reason, what)
         try:
             after, rename = await resync(self._site, key, head)
         except Stubborn as error:  # It may have lost its log again meanwhile, once or twice.
@@ -438,7 +441,7 @@ class Replicator:
         """Fold the log, if that seems to pay: looked at each time it has doubled."""
         looked = self._looked.get(key, 0)
         due = max(self._site.limits.compact_after, 2 * looked)
-        if head.spent < due:
+        if head.spent < due or self._site.looks:
             return
         done = await self._guarded(key, head, "pull", result, compact(self._site, key, head))
         self._looked[key] = 0 if done else head.spent
@@ -460,7 +463,7 @@ class Replicator:
             told = MalformedChange(f"session {head.session_id!r}: change {error.seq} in the central log: {error}")
             refusal = Refusal(told, error.seq, mark=error.mark)
         except (MalformedChange, StoreCorrupt, RemoteRejected) as error:
-            refusal = Refusal(error)
+            refusal = Refusal(error, lost=isinstance(error, Lacking))
         if isinstance(refusal.error, StoreCorrupt) and await self._site.head(key) != head:
             result.pull.add(key)  # Another process replaced what was being read.
             result.push.add(key)

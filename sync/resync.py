@@ -36,6 +36,10 @@ class Stubborn(RemoteUnavailable):
     """The central store takes what its log lacks, and does not show it."""
 
 
+class Lacking(RemoteRejected):
+    """The central store lacks what it had, and nothing is to be sent now."""
+
+
 class Unreadable(Exception):
     """An entry of the central log can't be read."""
 
@@ -197,6 +201,7 @@ class _Copy:
 
     async def _replace(self) -> None:
         """Put all that is known on either side into the central store at once, as a checkpoint."""
+        self._check_sending()
         ours = await self._folded_here()
         theirs = self._checkpoint
         if theirs is None or all(each <= ours.fold.counter(origin) for origin, each in theirs.fold.counters.items()):
@@ -235,11 +240,16 @@ class _Copy:
         sent = False
         generation = self._remote.generation if self._remote else new_id()
         async for run in self._lacking(generation):
+            self._check_sending()
             (outcome,) = await self._site.central.push([run])
             if outcome.status is not PushStatus.OK:
                 raise Changed
             sent = True
         return sent
+
+    def _check_sending(self) -> None:
+        if self._site.looks:
+            raise Lacking("the central log lacks changes that it had; the next sync sends them again")
 
     async def _lacking(self, generation: str) -> AsyncIterator[Run]:
         stretch = _Unsent(self._site)

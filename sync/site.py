@@ -77,6 +77,8 @@ class Site:
     limits: Limits = field(default_factory=Limits)
     ask: bool = False
     """Whether to ask before what the central store has lost is sent again."""
+    looks: bool = False
+    """Whether nothing is sent at all: what is new there is taken, and what it has lost is only told."""
 
     @property
     def identity(self) -> Identity:

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,10 +29,10 @@ from sync.central.base import Hint
 from sync.leader import Leadership
 from sync.replicate import Refusal, Replicator
 from sync.retry import LONGEST_WAIT, for_ever, patiently
-from sync.site import Site, Stopped
+from sync.site import Lost, Notice, Site, Stopped
 from sync.status import SyncStatus, WorkerState, publish, published
 from sync.tasks import end, wait_for_event
-from sync.verify import Difference, verify
+from sync.verify import Difference, Verifier
 
 LOOK_INTERVAL: Final = 0.05
 """Seconds between looks for changes that other processes made on this directory."""
@@ -71,14 +72,15 @@ class Worker:
     def __init__(self, directory: Path, site: Site, options: Options) -> None:
         self.state: WorkerState = "standby"
         self.status = SyncStatus("connecting")
-        self._site = site
+        self._site = replace(site, tell=self._hear)
+        self._listener = site.tell
         self._directory = directory
         self._log = site.log
         self._central = site.central
         self._namespace = site.namespace
         self._options = options
         self._leadership = Leadership(directory, site.namespace)
-        self._replicator = Replicator(site)
+        self._replicator = Replicator(self._site)
         self._turns = Turns(site.log)
         self._stopped: dict[tuple[SessionKey, Direction], Aside] = {}
         self._rounds = asyncio.Lock()
@@ -155,7 +157,7 @@ class Worker:
 
     async def verify(self, found: list[Difference], session_id: str | None, *, full: bool) -> None:
         """Compare what is here with the central store, see `sync.verify`."""
-        await self._insist(lambda: self._verify(found, session_id, full))
+        await self._insist(lambda: self._verify(found, session_id, full), looks=True)
 
     async def nudge(self) -> None:
         """Try to reach the central store now."""
@@ -310,19 +312,21 @@ class Worker:
 
     # One try, and many.
 
-    async def _insist(self, work: Callable[[], Awaitable[None]], *, once: bool = False) -> None:
+    async def _insist(self, work: Callable[[], Awaitable[None]], *, once: bool = False, looks: bool = False) -> None:
         """Do work with the central store; again and again while it can't be reached, unless `once`."""
         if once:
             await self._attempt(work)
         else:
-            await for_ever(self._nap)(self._attempt, work)
+            await for_ever(self._nap)(partial(self._attempt, looks=looks), work)
 
-    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _attempt(self, work: Callable[[], Awaitable[None]], *, looks: bool = False) -> None:
+        """Do it once. `looks`: it asks for itself which store that is, and changes nothing that needs an answer."""
         async with self._rounds:
             try:
-                await patiently(self._load_quarantine)
-                if self._site.ask or not self._identified:
-                    await self._identify()
+                if not looks:
+                    await patiently(self._load_quarantine)
+                    if self._site.ask or not self._identified:
+                        await self._identify()
                 await work()
             except _Quarantined as error:  # One bad session says nothing of the store.
                 raise RemoteRejected(str(error)) from None
@@ -333,13 +337,18 @@ class Worker:
             self._tell()
             self._reachable.set()
 
-    async def _identify(self) -> None:
-        """Which store is it? If it is not the one that was followed, what is here is to be sent to it again."""
+    async def _identify(self, *, looks: bool = False) -> bool:
+        """Which store is it? If it is not the one that was followed, what is here is to be sent to it again.
+
+        `looks`: only tell; False: it is another one.
+        """
         asked_at = time.time()
         found = await self._central.identify()
         identity = self._site.identity
         followed = await patiently(partial(identity.followed, self._namespace))
         if followed not in (None, found.store_id):
+            if looks:
+                return False
             await patiently(partial(identity.offer, self._namespace, found.store_id))
             self._poll_at = -math.inf  # Also once somebody has agreed to it.
             if self._site.ask:
@@ -354,6 +363,13 @@ class Worker:
         self.status.reached(found.now, asked_at)
         self._tell()
         self._identified = True
+        return True
+
+    def _hear(self, notice: Notice) -> None:
+        """A session that was lost may be one of many: the store may have been emptied, and be another one now."""
+        if isinstance(notice, Lost):
+            self._identified, self._poll_at = False, -math.inf
+        self._listener(notice)
 
     def _failed(self, error: BaseException) -> None:
         self._reachable.clear()
@@ -478,15 +494,29 @@ class Worker:
         await self._sync(set(), await self._moved())
 
     async def _verify(self, found: list[Difference], session_id: str | None, full: bool) -> None:
-        await (self._pull_everything() if session_id is None else self._pull_one(session_id))
-
-        async def catch_up(key: SessionKey) -> None:
-            await self._sync(set(), {key})
-
         found.clear()
+        same = await self._identify(looks=True)
+        verifier = Verifier(self._site, self._replicator.store_id if same else None, await self._stuck(), full=full)
+        if session_id is not None:
+            if (unknown := await verifier.unknown(session_id)) is not None:
+                found.append(unknown)
+                return
+            await verifier.catch_up({session_key(self._namespace, session_id)})
+        elif same:
+            await self._replicator.discover()
+            await verifier.catch_up(await self._moved())
         async for page in self._pages():
             heads = [(key, head) for key, head in page if session_id in (None, head.session_id)]
-            found += [difference async for difference in verify(self._site, heads, catch_up, full=full)]
+            found += [difference async for difference in verifier.differences(heads)]
+
+    async def _stuck(self) -> dict[SessionKey, Refusal]:
+        """What of the central store is in quarantine, and why."""
+        asides = await patiently(partial(self._site.quarantine.all, self._namespace))
+        return {
+            key: Refusal(RemoteRejected(aside.reason), lost=aside.lost)
+            for (key, direction), aside in asides.items()
+            if direction == "pull" and not aside.consent
+        }
 
     async def _end_turns(self) -> None:
         """What a turn wrote whose process is gone goes up."""

@@ -63,13 +63,14 @@ def describe(remote: str) -> str:
     return central.describe(remote)
 
 
-def find(store: Store, session_id: str) -> SessionInfo:
-    """What is known of one session. Raises `NoSession`."""
-    for info in store.sessions(prefix=session_id):
-        if info.session_id == session_id:
+def find(store: Store, session_id: str | None) -> SessionInfo:
+    """What is known of one session, or of any. Raises `NoSession`."""
+    for info in store.sessions(prefix=session_id or ""):
+        if session_id in (None, info.session_id):
             return info
         break  # They come in the order of their ids: the session itself would have been the first.
-    raise NoSession(f"there is no session {session_id!r} in namespace {store.namespace!r} of {store.path}")
+    named = "session" if session_id is None else f"session {session_id!r}"
+    raise NoSession(f"there is no {named} in namespace {store.namespace!r} of {store.path}")
 
 
 def with_state(info: SessionInfo, *, remote: bool = False) -> SessionInfo:

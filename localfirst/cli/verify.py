@@ -20,6 +20,11 @@ from localfirst.cli.options import AsJson, Namespace, Remote, StorePath, checked
 from localfirst.cli.output import console, count, name, plain, print_json
 from localfirst.status import SessionCheck, VerifyReport
 
+_LOST = (
+    "`localfirst sync` sends again what the central store has lost. If it asks first, `localfirst quarantine retry`"
+    " agrees to that for a session, `localfirst reseed` for all of another central store."
+)
+
 
 def verify(
     session: Annotated[
@@ -39,17 +44,16 @@ def verify(
 ) -> None:
     """Compare a store with its central store, by digest.
 
-    Fetches what is new first, and sends nothing; what is on this disk is read again. Changes that wait to be sent are
-    told, and are no difference. A session that the central store has lost differs, and is put into quarantine. Exits
-    with 6 when something differs, with 3 when that could not be told in time.
+    Fetches what is new first, and changes nothing else: sends nothing, and puts nothing into quarantine. What is on
+    this disk is read again. Changes that wait to be sent are told, and are no difference; what the central store has
+    lost is one. Exits with 6 when something differs, with 3 when that could not be told in time.
     """
     url = checked_remote(remote)
     path = stores.home(store)
     with stores.to_read(store, namespace) as opened:
-        if session is not None:
-            stores.find(opened, session)
+        stores.find(opened, session)
     with interruptible(), _progress():
-        opened = localfirst.open(path, remote=url, namespace=namespace, worker="none", on_remote_loss="ask")
+        opened = localfirst.open(path, remote=url, namespace=namespace, worker="none")
         try:
             report = opened.verify(timeout, session_id=session, full=full)
         finally:
@@ -96,6 +100,8 @@ def _print(report: VerifyReport) -> None:
         console().print(_table(report.problems))
         typer.echo()
     typer.echo(_summary(report))
+    if any(check.lost for check in report.problems):
+        typer.echo(_LOST)
 
 
 def _table(problems: list[SessionCheck]) -> Table:

@@ -19,6 +19,7 @@ import localfirst
 from localfirst.change import new_id
 from localfirst.cli.app import app
 from localfirst.errors import RemoteRejected
+from localfirst.rows import Rows
 from sync.central import connect
 from sync.central.base import Pushed, Run
 from sync.central.directory import DirectoryStore
@@ -308,7 +309,8 @@ def test_verify_when_all_agree(run: Invoke, home: Path, central: str) -> None:
     assert found == {
         "ok": True,
         "sessions": [
-            {"session_id": name, "problem": "", "pending": 0} for name in sorted(("good", "user-1"), key=order_of(home))
+            {"session_id": name, "problem": "", "pending": 0, "lost": False}
+            for name in sorted(("good", "user-1"), key=order_of(home))
         ],
     }
 
@@ -350,19 +352,64 @@ def test_verify_finds_what_was_altered_behind_the_back_of_the_central_store(run:
     assert sorted(bool(check["problem"]) for check in found["sessions"]) == [False, True]
 
 
-def test_verify_finds_a_session_that_is_lost_and_does_not_send_it(run: Invoke, central: str) -> None:
+def test_verify_finds_a_session_that_is_lost_and_changes_nothing(run: Invoke, home: Path, central: str) -> None:
     run("sync", "--once", "--remote", central)
     lose(central, "user-1")
-    result = run("verify", "--remote", central)
-    assert result.exit_code == 6
-    assert "it is not in the central store" in result.output
+    before = rows_of(home)
+    for _ in range(2):
+        result = run("verify", "--remote", central)
+        assert result.exit_code == 6
+        assert "it is not in the central store any more" in result.output
+        assert "`localfirst sync` sends" in result.output
+        assert run("quarantine").exit_code == 0
+    assert rows_of(home) == before
+    assert asyncio.run(sessions_in(central)) == ["good"]
+    found = json.loads(run("verify", "user-1", "--remote", central, "--json").output)
+    assert [(check["session_id"], check["lost"]) for check in found["sessions"]] == [("user-1", True)]
+    assert run("sync", "--once", "--remote", central).exit_code == 0
+    assert run("verify", "--remote", central).exit_code == 0
+
+
+def test_a_lost_session_that_somebody_is_asked_about(run: Invoke, central: str) -> None:
+    run("sync", "--once", "--remote", central)
+    lose(central, "user-1")
+    assert run("sync", "--once", "--remote", central, "--on-remote-loss", "ask").exit_code == 5
     (told, _) = json.loads(run("quarantine", "--json").output)
     assert "lost" in told["reason"]
+    result = run("verify", "--remote", central)
+    assert result.exit_code == 6
+    assert told["reason"] in result.output
+    assert run("quarantine").exit_code == 5  # A look releases nothing either.
     lines = run("quarantine", "discard", "user-1", input="n\n").stderr.splitlines()
     assert lines[0] == "Everything of this session is dropped here: the central store has lost it."
     assert run("quarantine", "retry", "user-1").exit_code == 0
-    assert run("sync", "--once", "--remote", central).exit_code == 0
+    assert run("sync", "--once", "--remote", central, "--on-remote-loss", "ask").exit_code == 0
     assert run("verify", "--remote", central).exit_code == 0
+
+
+def test_verify_finds_that_the_central_store_is_another_one_and_changes_nothing(
+    run: Invoke, home: Path, central: str, tmp_path: Path
+) -> None:
+    run("sync", "--once", "--remote", central)
+    with localfirst.open(home) as store:
+        store.session("new").add_message("user", "never sent")
+    other, before = (tmp_path / "other central").as_uri(), rows_of(home)
+    result = run("verify", "--remote", other)
+    assert result.exit_code == 6
+    assert result.output.count("was emptied") == 2
+    assert "`localfirst reseed`" in result.output
+    assert "2 problems in 3 sessions; 1 change not sent yet" in result.output
+    assert (rows_of(home), asyncio.run(sessions_in(other))) == (before, [])
+    assert json.loads(run("reseed", "--json").output) == {"accepted": False}
+    assert run("verify", "--remote", central).exit_code == 0  # A wrong URL, put right.
+    assert run("sync", "--once", "--remote", other).exit_code == 0
+    assert run("verify", "--remote", other).exit_code == 0
+
+
+def rows_of(home: Path) -> list[tuple[bytes, bytes]]:
+    """All that is on the disk of a store."""
+    with closing(Rows(home / "data")) as rows:
+        return rows.range(b"", b"\xff")
 
 
 def lose(central: str, session_id: str) -> None:
@@ -377,9 +424,11 @@ def lose(central: str, session_id: str) -> None:
 
 def test_verify_of_what_can_not_be_verified(run: Invoke, central: str) -> None:
     assert run("verify").exit_code == 2
-    nobody = run("verify", "nobody", "--remote", central)
-    assert nobody.exit_code == 4
-    assert "nobody" in error_of(nobody)
+    for unknown in (["nobody"], ["--namespace", "nobody"], ["user-1", "--namespace", "nobody"]):
+        nobody = run("verify", *unknown, "--remote", central)
+        assert nobody.exit_code == 4
+        assert "nobody" in error_of(nobody)
+    assert not Path(urlsplit(central).path).exists()
     away = run("verify", "--remote", UNREACHABLE, "--timeout", "0.3")
     assert away.exit_code == 3
     assert "after 0.3 s" in error_of(away)
@@ -404,9 +453,7 @@ def test_sync_once_asks_before_it_fills_another_central_store(run: Invoke, centr
         result = run("sync", "--once", "--remote", other, "--on-remote-loss", "ask")
         assert result.exit_code == 3
         assert "`localfirst reseed`" in error_of(result)
-    verified = run("verify", "--remote", other)
-    assert verified.exit_code == 3
-    assert "`localfirst reseed`" in error_of(verified)
+    assert run("verify", "--remote", other).exit_code == 6
     assert asyncio.run(sessions_in(other)) == []
     result = run("reseed")
     assert (result.exit_code, result.output[:6]) == (0, "agreed")

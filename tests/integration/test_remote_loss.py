@@ -133,6 +133,22 @@ def test_an_emptied_redis_gets_everything_back_by_itself(own_redis: OwnRedis, op
     assert all(len(told) == len(set(told)) for told in lost.values())
 
 
+def test_what_was_sent_again_while_it_ran_is_not_asked_about_later(own_redis: OwnRedis, opened: Open) -> None:
+    """A worker that runs finds the sessions lost one by one; that the store is another one, it finds out by that."""
+    server = own_redis()
+    a = opened("a", server.url)
+    fill(a, "before")
+    flush_all(server)
+    lost = a._local.identity.followed(a.namespace)
+    eventually(lambda: a._local.identity.followed(a.namespace) != lost)
+    a.flush(10)
+    assert a.verify(10, full=True).ok
+    a.close()
+    again = opened("a", server.url, on_remote_loss="ask")
+    again.refresh(10)
+    assert again.status().state == "online"
+
+
 def test_another_store_is_told_of_in_one_line(
     two_urls: tuple[str, str], opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -427,9 +443,15 @@ def test_a_directory_that_is_deleted_under_its_store_is_told_and_comes_back_from
     store.flush(10)
     shutil.rmtree(tmp_path / "a")
     eventually(lambda: store._link is not None and store._link.host.status.state == "blocked")
-    for call in (lambda: session.add_message("user", "after"), session.get_messages, store.status, store.sessions):
+    calls: list[Callable[[], object]] = [
+        lambda: session.add_message("user", "after"),
+        session.get_messages,
+        store.status,
+        lambda: list(store.sessions()),
+    ]
+    for call in calls:
         with pytest.raises(StoreUnwritable, match="open it again"):
-            list(call())  # type: ignore[operator]
+            call()
     store.close()
     assert not (tmp_path / "a" / "data").exists()
     with localfirst.open(tmp_path / "a", remote=central) as again:

@@ -17,8 +17,12 @@ import pytest
 import redis
 
 import localfirst
-from localfirst import ConfigurationError, SyncTimeout
+from localfirst import ConfigurationError, RemoteRejected, SessionEvent, SyncTimeout
+from localfirst.change import Admitted, decode_change, new_id
+from localfirst.checkpoint import State, encode_state
 from localfirst.status import SessionCheck
+from sync.central import connect
+from sync.central.base import Checkpoint, Want
 from tests.conftest import OwnRedis
 
 Open = Callable[..., localfirst.Store]
@@ -250,37 +254,81 @@ def test_what_can_not_be_read_on_this_disk(opened: Open, central: str, tmp_path:
     assert "can't be read" in problems["s"]
 
 
-def test_a_session_that_the_central_store_has_lost(own_redis: OwnRedis, opened: Open, namespace: str) -> None:
+def lose_in_redis(url: str, namespace: str, session_id: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        keys: Any = client.keys(f"localfirst:{namespace}:{{{session_id}}}:*")
+        assert client.delete(*keys) == 2
+
+
+LOST = "it is not in the central store any more; the next sync sends it again"
+
+
+@pytest.mark.parametrize("loss", ["reseed", "ask"])
+def test_a_session_that_the_central_store_has_lost_is_told_and_nothing_is_done(
+    own_redis: OwnRedis, opened: Open, namespace: str, loss: str
+) -> None:
     server = own_redis()
-    a = opened("a", server.url, on_remote_loss="ask")
+    a = opened("a", server.url, worker="none", on_remote_loss=loss)
     for session_id in ("s", "good"):
         a.session(session_id).add_message("user", "1")
     a.flush(10)
-    with redis.Redis.from_url(server.url) as client:
-        client.delete(f"localfirst:{namespace}:{{s}}:head", f"localfirst:{namespace}:{{s}}:log")
-    assert problems_of(a) == {"s": "it is not in the central store"}
-    assert a.retry("s")
-    assert problems_of(a) == {}
-
-
-def test_a_session_that_was_lost_is_sent_again_before_it_is_verified(
-    own_redis: OwnRedis, opened: Open, namespace: str
-) -> None:
-    server = own_redis()
-    a = opened("a", server.url)
-    a.session("s").add_message("user", "1")
-    a.flush(10)
-    with redis.Redis.from_url(server.url) as client:
-        client.delete(f"localfirst:{namespace}:{{s}}:head", f"localfirst:{namespace}:{{s}}:log")
+    lose_in_redis(server.url, namespace, "s")
+    told: list[object] = []
+    for event in (SessionEvent.QUARANTINED, SessionEvent.REMOTE_LOST):
+        a.on(event, lambda *arguments: told.append(arguments))
+    for full in (False, True):
+        report = a.verify(10, full=full)
+        assert report.problems == [SessionCheck("s", LOST, 0, lost=True)]
+        assert a.verify(10, session_id="s", full=full).problems == report.problems
+    assert (a.quarantined(), told) == ([], [])
+    if loss == "ask":
+        with pytest.raises(RemoteRejected, match="lost"):
+            a.refresh(10)
+        (check,) = a.verify(10).problems
+        assert check.lost
+        assert check.problem == a.quarantined()[0].reason
+        assert a.retry("s")
+    a.refresh(10)
     assert a.verify(10, full=True).ok
     b = opened("b", server.url)
     b.refresh(10)
     assert len(b.session("s")) == 1
 
 
-def test_a_session_of_which_the_central_store_lost_a_part_says_so_or_gets_it_back(
-    own_redis: OwnRedis, opened: Open, namespace: str
+def test_a_session_of_which_the_central_store_lost_a_part_is_told_and_nothing_is_done(
+    opened: Open, remote_url: str, namespace: str
 ) -> None:
+    """What is there is the beginning of what was followed, or another history: either way it lacks something."""
+    a = opened("a", remote_url, worker="none")
+    a.session("s").add_message("user", "1")
+    a.flush(10)
+    a.session("s").add_message("user", "2")
+    a.flush(10)
+    asyncio.run(rewrite(remote_url, namespace, "s"))
+    (check,) = a.verify(10, full=True).problems
+    assert check == SessionCheck(
+        "s", "the central log lacks changes that it had; the next sync sends them again", 0, lost=True
+    )
+    assert [item["content"] for item in a.session("s")] == ["1", "2"]
+    a.refresh(10)
+    assert a.verify(10, full=True).ok
+    with opened("b", remote_url) as b:
+        b.refresh(10)
+        assert sorted(item["content"] for item in b.session("s")) == ["1", "2"]
+
+
+async def rewrite(url: str, namespace: str, session_id: str) -> None:
+    """In the central store, the log of a session is replaced by one that has its first change only."""
+    central = connect(url, namespace)
+    (pulled,) = await central.pull([Want(session_id, None, 0, 0)], 1 << 20)
+    state = State()
+    state.admit([Admitted(1, pulled.entries[0].admitted_at, decode_change(pulled.entries[0].data))])
+    checkpoint = Checkpoint(new_id(), 1, 12345, encode_state(state))
+    assert await central.put_checkpoint(session_id, pulled.head, checkpoint, state.fold.counters)
+    await central.close()
+
+
+def test_half_a_session_is_a_lost_one(own_redis: OwnRedis, opened: Open, namespace: str) -> None:
     server = own_redis()
     a = opened("a", server.url, worker="none")
     for number in range(3):
@@ -288,16 +336,71 @@ def test_a_session_of_which_the_central_store_lost_a_part_says_so_or_gets_it_bac
     a.flush(10)
     with redis.Redis.from_url(server.url) as client:
         client.rpop(f"localfirst:{namespace}:{{s}}:log")
-    assert a.verify(10, full=True).ok  # Half a session is a lost one, which is sent again.
+    assert a.verify(10, full=True).problems == [SessionCheck("s", LOST, 0, lost=True)]
+    a.refresh(10)
+    assert a.verify(10, full=True).ok
     assert len(opened("b", server.url).session("s")) == 3
 
 
-def test_a_session_in_quarantine_is_told(opened: Open, remote_url: str, namespace: str) -> None:
+def test_one_that_is_malformed_there_stops_the_look_at_no_other(
+    own_redis: OwnRedis, opened: Open, namespace: str
+) -> None:
+    server = own_redis()
+    a = opened("a", server.url, worker="none")
+    for session_id in ("bad", "good", "lost"):
+        a.session(session_id).add_message("user", "1")
+    a.flush(10)
+    lose_in_redis(server.url, namespace, "lost")
+    with redis.Redis.from_url(server.url) as client:
+        client.hset(f"localfirst:{namespace}:{{bad}}:head", "seq", "many")
+    report = a.verify(10)
+    assert len(report.sessions) == 3
+    assert {check.session_id: check.lost for check in report.problems} == {"bad": False, "lost": True}
+    assert a.quarantined() == []
+
+
+def test_a_log_that_was_folded_beyond_where_this_replica_was_is_taken(opened: Open, remote_url: str) -> None:
+    a, b = opened("a", remote_url, worker="none"), opened("b", remote_url, worker="none")
+    a.session("s").add_message("user", "1")
+    a.flush(10)
+    b.refresh(10)
+    for number in range(1000):
+        a.session("s").set("number", f"{number} ".ljust(100, "x"))
+    a.flush(20)
+    assert b.verify(10, full=True).ok
+    assert b.session("s").get("number") == a.session("s").get("number")
+
+
+def test_what_can_not_be_read_there_is_told_and_not_put_aside(opened: Open, remote_url: str, namespace: str) -> None:
     from tests.integration.test_quarantine import push_foreign
 
-    a = opened("a", remote_url)
+    a = opened("a", remote_url, worker="none")
     for session_id in ("s", "good"):
         a.session(session_id).add_message("user", "1")
     a.flush(10)
     push_foreign(remote_url, namespace, "s", [b"\xc1", b"\xc1"])
-    assert problems_of(a) == {"s": "the central store is 2 changes ahead, and they were not taken"}
+    first = problems_of(a)
+    assert list(first) == ["s"]
+    assert "change 2 in the central log" in first["s"]
+    assert a.quarantined() == []
+    with pytest.raises(RemoteRejected):
+        a.refresh(10)
+    assert len(a.quarantined()) == 1
+    assert problems_of(a) == first
+
+
+def test_a_session_that_nobody_knows(opened: Open, central: str) -> None:
+    a, b = opened("a", central, worker="none"), opened("b", central, worker="none")
+    a.session("s").add_message("user", "1")
+    a.flush(10)
+    b.session("other").add_message("user", "1")
+    b.flush(10)
+    report = a.verify(10, session_id="nobody")
+    assert report.problems == [SessionCheck("nobody", "there is no such session, here or in the central store", 0)]
+    assert "nobody" not in known_to(a)
+    assert a.verify(10, session_id="other", full=True).ok  # It is there, and fetched.
+    assert known_to(a) == {"s", "other"}
+
+
+def known_to(store: localfirst.Store) -> set[str]:
+    return {head.session_id for _, head in store._local.log.heads(store.namespace)[0]}

@@ -58,7 +58,7 @@ NAMED: Final[dict[str, Job]] = {"turn": turn, "poll": poll, "discover": discover
 async def verify(process: Process, found: list[Difference]) -> None:
     """`verify` of all."""
     worker = process.worker
-    await worker._attempt(lambda: worker._verify(found, None, full=True))
+    await worker._attempt(lambda: worker._verify(found, None, full=True), looks=True)
 
 
 async def guarded(process: Process, job: Job) -> None:
