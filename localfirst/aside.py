@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from localfirst.errors import ConfigurationError, StoreCorrupt
+from localfirst.errors import ConfigurationError, StoreCorrupt, of_session
 from localfirst.records import ASIDE, KEY_BYTES, VOID, Aside, Direction, SessionKey, span
 from localfirst.rows import Rows
 
@@ -71,8 +71,8 @@ class Quarantine:
         """Give up the change in the central log that can't be read."""
         if not aside.mark:
             raise ConfigurationError(
-                f"session {aside.session_id!r} can't be given up from here: {aside.reason}; repair the central store,"
-                " or delete the session there: then what is here is sent again"
+                f"{of_session(aside.session_id, aside.reason)}. This can't be given up from here: repair the central"
+                " store, or delete the session there, and retry: what is here is sent again then"
             )
         self._rows.put(VOID + key + aside.mark.encode(), b"")
         self.release(key, aside.direction)

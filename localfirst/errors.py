@@ -67,7 +67,7 @@ class RemoteRejected(LocalFirstError):
 
 
 class RemoteLost(LocalFirstError):
-    """The central store is another one than before, or was emptied. `reseed()` sends it what is here."""
+    """The central store is another one than before, or was emptied. `reseed` sends it what is here."""
 
 
 class RemoteVersionError(LocalFirstError):

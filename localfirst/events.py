@@ -40,7 +40,7 @@ class SessionEvent(Enum):
     SYNCED = "synced"
     """(): everything written here is in the central store now."""
     QUARANTINED = "quarantined"
-    """(reason): the session can't be synced in one direction until somebody acts, see `Store.quarantined`."""
+    """(reason): the session can't be synced until somebody acts; `Store.quarantined` tells in which direction."""
     REMOTE_LOST = "remote_lost"
     """(reason): the central store has lost the session; what is here is sent again, see `on_remote_loss`."""
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localfirst.errors import ConfigurationError, LocalFirstError
+from localfirst.errors import ConfigurationError, LocalFirstError, of_session
 from localfirst.events import Listeners, SessionEvent
 from localfirst.local import Local
 from localfirst.options import WorkerKind
@@ -115,7 +115,7 @@ class Link:
             try:
                 self.ask(lambda worker: worker.fetch(session_id), timeout, self.what_is_missing)
             except LocalFirstError as error:
-                _logger.debug("session %r was not fetched: %s", session_id, error)
+                _logger.debug("not fetched: %s", of_session(session_id, str(error)))
             view.hydrated = True
 
     async def hydrate_soon(self, key: SessionKey, session_id: str, timeout: float) -> None:
@@ -130,7 +130,7 @@ class Link:
             try:
                 await self.ask_soon(lambda worker: worker.fetch(session_id), timeout, self.what_is_missing)
             except LocalFirstError as error:
-                _logger.debug("session %r was not fetched: %s", session_id, error)
+                _logger.debug("not fetched: %s", of_session(session_id, str(error)))
             view.hydrated = True
 
     def _must_ask(self, view: View, timeout: float) -> bool:

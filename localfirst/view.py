@@ -16,7 +16,7 @@ from typing import Final
 from localfirst.change import MAIN_BRANCH, Admitted, Change, decode_change
 from localfirst.checkpoint import decode_state
 from localfirst.clock import HybridClock, unpack_ms
-from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt
+from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt, of_session
 from localfirst.fold import VOID, Effect, Fold
 from localfirst.history import ItemId
 from localfirst.log import Log
@@ -231,7 +231,7 @@ def _decoded(data: bytes) -> Change:
 def _corrupt(head: Head, error: LocalFirstError) -> LocalFirstError:
     """What is on disk can't be folded; errors that pass by themselves stay what they are."""
     if isinstance(error, StoreCorrupt):
-        return StoreCorrupt(f"session {head.session_id!r}: {error}")
+        return StoreCorrupt(of_session(head.session_id, str(error)))
     if isinstance(error, MalformedChange):
         return StoreCorrupt(f"session {head.session_id!r} holds on this disk what can't be read: {error}")
     return error

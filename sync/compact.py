@@ -14,7 +14,7 @@ import msgspec
 
 from localfirst.change import Admitted, decode_change
 from localfirst.checkpoint import State, decode_state, encode_state, hash_of
-from localfirst.errors import RemoteRejected, StoreCorrupt
+from localfirst.errors import RemoteRejected, StoreCorrupt, of_session
 from localfirst.fold import VOID
 from localfirst.log import PART_BYTES
 from localfirst.records import Head, Kept, SessionKey
@@ -102,7 +102,7 @@ async def _share(site: Site, head: Head, upto: int, digest: int, data: bytes) ->
     try:
         await site.central.put_checkpoint(head.session_id, expected, checkpoint, {})
     except RemoteRejected as error:
-        _logger.warning("session %r: the central store takes no checkpoint: %s", head.session_id, error)
+        _logger.warning("the central store takes no checkpoint: %s", of_session(head.session_id, str(error)))
 
 
 async def _take(site: Site, key: SessionKey, head: Head, upto: int, folded: Folded, data: bytes) -> bool:

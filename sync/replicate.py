@@ -388,7 +388,7 @@ class Replicator:
         ):  # Else it is the store that is another, and consent is given.
             aside = await patiently(partial(self._site.quarantine.get, key, "push"))
             if aside is None or not aside.consent:
-                told = f"session {head.session_id!r}: {reason}; retry() sends it again, discard() drops it here too"
+                told = f"session {head.session_id!r}: {reason}; a retry sends it again, a discard drops it here too"
                 result.refused[key, "pull"] = result.refused[key, "push"] = Refusal(RemoteRejected(told), lost=True)
                 return
         self._site.tell(Lost(key, head.session_id, reason))

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from localfirst.errors import LocalFirstError, RemoteLost, RemoteRejected, RemoteUnavailable
+from localfirst.errors import LocalFirstError, RemoteLost, RemoteRejected, RemoteUnavailable, of_session
 from localfirst.records import Aside, Direction, Head, SessionKey, session_key
 from localfirst.turns import Turns
 from localfirst.version import VERSION
@@ -432,9 +432,11 @@ class Worker:
         if asides:
             await patiently(partial(self._site.quarantine.put_all, asides))
         self._stopped |= asides
-        for (key, direction), aside in asides.items():
-            _logger.error("session %r can't be synced (%s): %s", aside.session_id, direction, aside.reason)
-            self._site.tell(Stopped(key, aside))
+        for (key, _), aside in asides.items():
+            why = [each.direction for (other, _), each in asides.items() if (other, each.reason) == (key, aside.reason)]
+            if why[0] == aside.direction:  # Of one reason for both directions it is told once.
+                _logger.error("can't be synced (%s): %s", " and ".join(why), aside.reason)
+                self._site.tell(Stopped(key, aside))
 
     def _load_quarantine(self) -> None:
         """What is stopped, as any process or an earlier run left it. Another version tries again."""
@@ -554,7 +556,7 @@ def _aside(head: Head, direction: Direction, refusal: Refusal) -> Aside:
         namespace=head.namespace,
         session_id=head.session_id,
         direction=direction,
-        reason=str(refusal.error),
+        reason=of_session(head.session_id, str(refusal.error)),
         since=time.time(),
         version=VERSION,
         place=refusal.place,

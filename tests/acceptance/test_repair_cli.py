@@ -493,6 +493,7 @@ def test_status_says_what_to_do_and_a_process_that_waits_goes_on(
         result = run("status", "--remote", other)
         assert result.exit_code == 3
         assert "blocked" in result.output
+        assert "()" not in json.loads(run("status", "--remote", other, "--json").output)["last_error"]
         assert "`localfirst reseed`" in " ".join(result.output.split())
         assert run("reseed").exit_code == 0
         eventually(lambda: store.status().state == "online")

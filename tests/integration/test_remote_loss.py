@@ -242,7 +242,7 @@ def test_an_emptied_redis_is_asked_about(own_redis: OwnRedis, opened: Open, when
     a.session("s0").add_message("user", "after")
     a.session("new").add_message("user", "after")
     eventually(lambda: a.status().state == "blocked", 3)
-    assert "reseed()" in str(a.status().last_error)
+    assert "`reseed` sends it what is here" in str(a.status().last_error)
     for call in (a.flush, a.refresh, a.session("s0").flush):
         with pytest.raises(RemoteLost):
             call(5)
@@ -320,10 +320,17 @@ def test_a_schema_that_was_dropped_is_asked_about(postgres_url: str, opened: Ope
 
 
 @pytest.fixture
-def gone(own_redis: OwnRedis, opened: Open, namespace: str) -> tuple[localfirst.Store, RedisServer]:
+def told() -> list[str]:
+    """What sessions are in quarantine for, as the events say it."""
+    return []
+
+
+@pytest.fixture
+def gone(own_redis: OwnRedis, opened: Open, namespace: str, told: list[str]) -> tuple[localfirst.Store, RedisServer]:
     """A store that asks, and a Redis that has lost its session s1."""
     server = own_redis()
     a = opened("a", server.url, on_remote_loss="ask")
+    a.on(SessionEvent.QUARANTINED, lambda _, reason: told.append(reason))
     fill(a, "1", "2")
     with redis.Redis.from_url(server.url) as client:
         keys: Any = client.keys(f"localfirst:{namespace}:{{s1}}:*")
@@ -333,11 +340,23 @@ def gone(own_redis: OwnRedis, opened: Open, namespace: str) -> tuple[localfirst.
 
 
 def test_one_lost_session_stops_and_no_other(
-    gone: tuple[localfirst.Store, RedisServer], opened: Open, namespace: str
+    gone: tuple[localfirst.Store, RedisServer],
+    opened: Open,
+    namespace: str,
+    told: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     a, server = gone
     b = opened("b", server.url)
-    assert {found.session_id for found in a.quarantined()} == {"s1"}
+    assert [(found.session_id, found.direction) for found in a.quarantined()] == [("s1", "pull"), ("s1", "push")]
+    (reason,) = {found.reason for found in a.quarantined()}
+    eventually(lambda: told)
+    assert told == [reason]  # One loss, one event.
+    records = [*caplog.get_records("setup"), *caplog.get_records("call")]
+    logged_of_it = [record.message for record in records if reason in record.message]
+    assert logged_of_it == [f"can't be synced (pull and push): {reason}"]
+    assert reason.count("session 's1'") == 1
+    assert "()" not in reason  # It is read at the command line, too.
     assert {info.session_id: info.state for info in a.sessions()} == {
         "s0": "synced",
         "s1": "quarantined",
