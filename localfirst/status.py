@@ -30,6 +30,8 @@ class StoreStatus:
     """Seconds by which the central store's clock is ahead of this one's; None before the first contact."""
     quarantined: int
     """Sessions that can't be synced until somebody acts; every other one goes on."""
+    quarantined_changes: int
+    """Of the pending changes, those that the central store refuses until somebody acts."""
     leader: bool
     """Whether this process runs the sync of the directory."""
     remote: str | None

@@ -220,20 +220,22 @@ class Store:
         >>> store.status().state
         'local'
         """
-        waiting = list(self._local.backlog().values())
-        oldest = min((backlog.oldest for backlog in waiting), default=None)
+        backlog, stopped = self._local.backlog(), self._stopped()
+        waiting = list(backlog.values())
+        oldest = min((each.oldest for each in waiting), default=None)
         link = self._link
         sync = link.status() if link else None
         synced_at = sync.last_synced_at if sync else None
         return StoreStatus(
             state=sync.state if sync else "local",
-            pending_changes=sum(backlog.changes for backlog in waiting),
-            pending_bytes=sum(backlog.bytes for backlog in waiting),
+            pending_changes=sum(each.changes for each in waiting),
+            pending_bytes=sum(each.bytes for each in waiting),
             oldest_pending_seconds=None if oldest is None else max(0.0, time.time() - oldest),
             last_synced_at=_utc(synced_at),
             last_error=sync.last_error if sync else None,
             clock_offset=sync.clock_offset if sync else None,
-            quarantined=len({key for key, _ in self._stopped()}),
+            quarantined=len({key for key, _ in stopped}),
+            quarantined_changes=sum(each.changes for key, each in backlog.items() if (key, "push") in stopped),
             leader=link.host.leads if link else False,
             remote=link.remote if link else None,
             replica_id=self._local.replica_id,

@@ -1,4 +1,8 @@
-"""What the exit code of a command means, and which one an error gets."""
+"""What the exit code of a command means, and which one an error gets, or a store by how it stands.
+
+Every command that tells how a store stands (`status`, `sync`, `verify`, `quarantine`) goes by `standing`, so that one
+code means one thing. The texts of `--help` say the same in `EXIT_CODES`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ class Exit(IntEnum):
 
 EXIT_CODES = (
     "Exit codes: 0 it went well, 1 it failed, 2 wrong usage, 3 not in sync or not everything synced, 4 no such session,"
-    " 5 something is in quarantine, 6 here and central store differ."
+    " 5 something is in quarantine and no other code holds, 6 here and central store differ."
 )
 
 
@@ -38,3 +42,13 @@ def exit_code(error: LocalFirstError) -> Exit:
     if isinstance(error, (SyncTimeout, RemoteLost)):
         return Exit.NOT_SYNCED
     return Exit.NO_SESSION if isinstance(error, NoSession) else Exit.FAILED
+
+
+def standing(*, quarantined: int, wrong: Exit = Exit.OK) -> Exit:
+    """The exit code for how a store stands: what is wrong beside the sessions that are in quarantine, else whether
+    there are any.
+
+    >>> standing(quarantined=1), standing(quarantined=1, wrong=Exit.NOT_SYNCED), standing(quarantined=0)
+    (<Exit.QUARANTINED: 5>, <Exit.NOT_SYNCED: 3>, <Exit.OK: 0>)
+    """
+    return Exit.QUARANTINED if quarantined and wrong is Exit.OK else wrong

@@ -80,6 +80,15 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
+def in_quarantine(sessions: int) -> str:
+    """That so many sessions are, and where to read on.
+
+    >>> in_quarantine(1)
+    '1 session in quarantine: see `localfirst quarantine`'
+    """
+    return f"{count(sessions, 'session')} in quarantine: see `localfirst quarantine`"
+
+
 def one_line(text: str, width: int) -> str:
     """The beginning of a text, on one line.
 

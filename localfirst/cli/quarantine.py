@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from localfirst.cli import stores
-from localfirst.cli.exits import EXIT_CODES, Exit, NoSession
+from localfirst.cli.exits import EXIT_CODES, NoSession, standing
 from localfirst.cli.options import AsJson, Namespace, SessionId, StorePath
 from localfirst.cli.output import ago, console, count, name, plain, print_json
 from localfirst.cli.refused import what_is_dropped
@@ -32,7 +32,7 @@ def list_quarantined(
     """List the sessions that can't be synced until somebody acts, and why.
 
     push: the central store refuses what was written here. pull: what is there can't be read here. In the other
-    direction the session goes on, and so does every other one. Exits with 5 when there are any.
+    direction the session goes on, and so does every other one.
     """
     if context.invoked_subcommand is not None:
         _refuse_options(context, context.invoked_subcommand)
@@ -46,7 +46,7 @@ def list_quarantined(
         typer.echo("\n`localfirst quarantine retry` tries again, `localfirst quarantine discard` gives up.")
     else:
         typer.echo("nothing is in quarantine")
-    raise typer.Exit(Exit.QUARANTINED if found else Exit.OK)
+    raise typer.Exit(standing(quarantined=len(found)))
 
 
 @quarantine.command(epilog=EXIT_CODES)

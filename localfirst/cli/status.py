@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from localfirst.cli import stores
-from localfirst.cli.exits import Exit
+from localfirst.cli.exits import Exit, standing
 from localfirst.cli.interrupts import interruptible
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
 from localfirst.cli.output import LOST, ago, console, count, duration, name, plain, print_json, size, state_text
@@ -40,7 +40,7 @@ def status(
     """Tell how store and central store stand.
 
     Only looks: it neither syncs nor connects, and tells what the process that syncs the directory wrote down. Exits
-    with 3 when sync is blocked, offline, or stopped with changes waiting, and when a session is quarantined.
+    with 3 when sync is blocked, offline, or stopped with changes waiting that could go.
     """
     with stores.to_read(store, namespace) as opened:
 
@@ -52,7 +52,8 @@ def status(
                 last = _watch(look, interval, as_json)
         else:
             last = _once(look, as_json)
-    raise typer.Exit(Exit.OK if in_order(last.status) else Exit.NOT_SYNCED)
+    wrong = Exit.OK if in_order(last.status) else Exit.NOT_SYNCED
+    raise typer.Exit(standing(quarantined=last.status.quarantined, wrong=wrong))
 
 
 class _Look(NamedTuple):
@@ -64,11 +65,9 @@ class _Look(NamedTuple):
 
 
 def in_order(status: StoreStatus) -> bool:
-    """Whether everything is in the central store or on its way, or there is none."""
-    if status.quarantined:
-        return False
+    """Whether everything but what is in quarantine is in the central store or on its way, or there is none."""
     if status.state == "stopped":
-        return status.pending_changes == 0
+        return status.pending_changes == status.quarantined_changes
     return status.state in ("local", "connecting", "online")
 
 
@@ -78,7 +77,7 @@ def _look(store: Store, remote: str | None) -> _Look:
     led = is_led(store.path, store.namespace)
     if led and sync is not None:
         found = _told(found, sync)
-    elif remote is not None or sync is not None:
+    elif remote is not None or sync is not None or found.quarantined:
         last = _utc(sync.last_synced_at) if sync is not None else None
         found = replace(found, state="connecting" if led else "stopped", last_synced_at=last)
     quarantined = list(dict.fromkeys(each.session_id for each in store.quarantined()))

@@ -16,10 +16,10 @@ import typer
 
 import localfirst
 from localfirst.cli import stores
-from localfirst.cli.exits import Exit
+from localfirst.cli.exits import Exit, standing
 from localfirst.cli.interrupts import interruptible
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath, checked_remote
-from localfirst.cli.output import console, count, print_error, print_json
+from localfirst.cli.output import console, count, in_quarantine, print_error, print_json
 from localfirst.cli.status import line
 from localfirst.errors import RemoteRejected
 from localfirst.options import RemoteLoss
@@ -59,9 +59,8 @@ def sync(
     """Sync a store with its central store until SIGINT or SIGTERM.
 
     Applications on the same directory open it with worker="none", or with a worker of their own, which then waits for
-    this process to end. Every change of state is told on one line. Exits with 3 when changes are left at the end; they
-    stay in the store and go up the next time. --once exits with 5 when all is in sync but what is in
-    quarantine.
+    this process to end. Every change of state is told on one line. Exits with 3 when changes are left at the end that
+    could go; they stay in the store and go up the next time.
     """
     url, loss = checked_remote(remote), _loss(on_loss)
     if once:
@@ -91,9 +90,8 @@ def _sync_once(path: Path, remote: str, namespace: str, timeout: float, loss: Re
     elif not found.quarantined:
         typer.echo(f"in sync with {found.remote}")
     if found.quarantined:
-        stopped = count(found.quarantined, "session")
-        print_error(f"in sync with {found.remote} but for {stopped} in quarantine: see `localfirst quarantine`")
-        raise typer.Exit(Exit.QUARANTINED)
+        print_error(f"in sync with {found.remote} but for {in_quarantine(found.quarantined)}")
+    raise typer.Exit(standing(quarantined=found.quarantined))
 
 
 def _refusal_of(call: Callable[[], None]) -> RemoteRejected | None:
@@ -114,11 +112,14 @@ def _sync_on(path: Path, remote: str, namespace: str, timeout: float, loss: Remo
     finally:
         opened.close(timeout)
     with stores.to_read(path, namespace) as left:
-        pending = left.status().pending_changes
+        found = left.status()
+    pending = found.pending_changes - found.quarantined_changes
     if pending:
         waiting = count(pending, "change")
         print_error(f"stopped with {waiting} pending; what is pending stays in {path} and goes up at the next sync")
-        raise typer.Exit(Exit.NOT_SYNCED)
+    elif found.quarantined:
+        print_error(f"stopped in sync but for {in_quarantine(found.quarantined)}")
+    raise typer.Exit(standing(quarantined=found.quarantined, wrong=Exit.NOT_SYNCED if pending else Exit.OK))
 
 
 def _until_signalled() -> threading.Event:

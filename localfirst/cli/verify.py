@@ -14,10 +14,10 @@ from rich.text import Text
 
 import localfirst
 from localfirst.cli import stores
-from localfirst.cli.exits import Exit
+from localfirst.cli.exits import Exit, standing
 from localfirst.cli.interrupts import interruptible
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath, checked_remote
-from localfirst.cli.output import console, count, name, plain, print_json
+from localfirst.cli.output import console, count, in_quarantine, name, plain, print_error, print_json
 from localfirst.status import SessionCheck, VerifyReport
 
 _LOST = (
@@ -46,7 +46,8 @@ def verify(
 
     Fetches what is new first, and changes nothing else: sends nothing, and puts nothing into quarantine. What is on
     this disk is read again. Changes that wait to be sent are told, and are no difference; what the central store has
-    lost is one. Exits with 6 when something differs, with 3 when that could not be told in time.
+    lost is one. Exits with 6 when something differs, with 3 when that could not be told in time, with 5 when nothing
+    differs and the central store refuses some of what waits.
     """
     url = checked_remote(remote)
     path = stores.home(store)
@@ -62,7 +63,11 @@ def verify(
         print_json({"ok": report.ok, "sessions": report.sessions})
     else:
         _print(report)
-    raise typer.Exit(Exit.OK if report.ok else Exit.DIFFERENT)
+    with stores.to_read(store, namespace) as opened:
+        stopped = {each.session_id for each in opened.quarantined() if session in (None, each.session_id)}
+    if stopped and report.ok:
+        print_error(f"no difference but for {in_quarantine(len(stopped))}")
+    raise typer.Exit(standing(quarantined=len(stopped), wrong=Exit.OK if report.ok else Exit.DIFFERENT))
 
 
 def reseed(store: StorePath = None, namespace: Namespace = "default", as_json: AsJson = False) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -117,7 +119,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("command", REPAIRS, ids=" ".join)
 def test_help_tells_the_exit_codes(command: list[str], run: Invoke) -> None:
     text = " ".join(run(*command, "--help").output.split())
-    assert "5 something is in quarantine" in text
+    assert "5 something is in quarantine and no other code holds" in text
     assert "6 here and central store differ" in text
     assert "--json" in text
     assert "--store PATH" in text
@@ -197,6 +199,42 @@ def test_ls_and_status_show_it(run: Invoke, central: str, poisoned: str) -> None
     assert "1 session (user-1): see `localfirst quarantine`" in result.output
     assert json.loads(run("status", "--json").output)["quarantined"] == 1
     assert "quarantined" in run("show", "user-1").output
+
+
+def test_what_is_in_quarantine_has_one_exit_code_everywhere(
+    run: Invoke, home: Path, central: str, refusing: None
+) -> None:
+    """5 where all else is well, in every command that tells how things stand; else what is wrong beside it."""
+    run("sync", "--once", "--remote", central)
+    with localfirst.open(home) as store:
+        store.session("user-1").add_message("user", "forbidden")
+    remote = ["--remote", central]
+    telling = (["status", *remote], ["verify", *remote], ["quarantine"], ["sync", "--once", *remote])
+    assert [run(*command).exit_code for command in telling] == [3, 0, 0, 5]
+    assert [run(*command).exit_code for command in telling] == [5, 5, 5, 5]
+    assert run("status").exit_code == 5
+    assert run("verify", "good", "--remote", central).exit_code == 0
+    assert json.loads(run("status", "--json").output)["quarantined_changes"] == 1
+    with localfirst.open(home) as store:
+        store.session("good").add_message("user", "waits, and could go")
+    assert run("status").exit_code == 3
+    assert run("sync", "--once", "--remote", UNREACHABLE, "--timeout", "0.3").exit_code == 3
+    lose(central, "good")
+    assert run("verify", "--remote", central).exit_code == 6
+    for command in (["ls"], ["show", "user-1"], ["reseed"]):  # They tell something else.
+        assert run(*command).exit_code == 0
+
+
+def test_sync_that_ends_with_nothing_left_but_what_is_in_quarantine(home: Path, central: str, poisoned: str) -> None:
+    command = [sys.executable, "-m", "localfirst", "sync", "--store", str(home), "--remote", central, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not json.loads(process.stdout.readline())["quarantined"]:
+            pass
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 5
+    assert errors.endswith("1 session in quarantine: see `localfirst quarantine`\n")
 
 
 def test_retry_without_a_repair_comes_back(run: Invoke, central: str, poisoned: str) -> None:
