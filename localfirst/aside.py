@@ -69,10 +69,10 @@ class Quarantine:
 
     def skip(self, key: SessionKey, aside: Aside) -> None:
         """Give up the change in the central log that can't be read."""
-        if not aside.mark:
+        if aside.is_hopeless:
             raise ConfigurationError(
-                f"{of_session(aside.session_id, aside.reason)}. This can't be given up from here: repair the central"
-                " store, or delete the session there, and retry: what is here is sent again then"
+                f"{of_session(aside.session_id, aside.reason)}; this can't be given up, only repaired: if the central"
+                " log is damaged, delete the session there and retry, then what is here is sent again"
             )
         self._rows.put(VOID + key + aside.mark.encode(), b"")
         self.release(key, aside.direction)

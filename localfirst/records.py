@@ -144,6 +144,11 @@ class Aside(msgspec.Struct, frozen=True):
     consent: bool = False
     """Somebody said so."""
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nothing can be given up here that would let it go on: it is to be repaired where it is damaged."""
+        return self.direction == "pull" and not self.mark and not self.lost
+
 
 class Rename(NamedTuple):
     """How pending changes are to be named, see `localfirst.renumber`."""

@@ -69,6 +69,9 @@ class Quarantined:
     reason: str
     since: datetime
     """UTC."""
+    can_discard: bool
+    """Whether `Store.discard` lets the session go on. Else what the reason names is to be repaired; a central log that
+    is damaged may be deleted, and is sent again after a `retry`."""
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,9 @@ class Store:
         for key, session_id in self._local.sessions(prefix):
             info = self._info(key, session_id, stopped=key in stopped)
             if info.updated_at is None:
-                continue  # It was only asked for.
+                if key in stopped and least is None:
+                    yield info
+                continue  # Else it was only asked for.
             if least is None or datetime.now(timezone.utc) - info.updated_at >= least:
                 yield info
 
@@ -250,12 +252,18 @@ class Store:
         >>> store.quarantined()
         []
         """
-        found = sorted(self._stopped().values(), key=lambda aside: (aside.session_id, aside.direction))
+        stopped = self._stopped()
+        hopeless = {key for (key, _), aside in stopped.items() if aside.is_hopeless}
+        found = sorted(stopped.items(), key=lambda each: (each[1].session_id, each[1].direction))
         return [
             Quarantined(
-                aside.session_id, aside.direction, aside.reason, datetime.fromtimestamp(aside.since, timezone.utc)
+                aside.session_id,
+                aside.direction,
+                aside.reason,
+                datetime.fromtimestamp(aside.since, timezone.utc),
+                can_discard=key not in hopeless,
             )
-            for aside in found
+            for (key, _), aside in found
         ]
 
     def retry(self, session_id: str) -> bool:

@@ -43,7 +43,7 @@ def list_quarantined(
         print_json(found)
     elif found:
         console().print(_table(found))
-        typer.echo("\n`localfirst quarantine retry` tries again, `localfirst quarantine discard` gives up.")
+        typer.echo(f"\n{_advice(found)}")
     else:
         typer.echo("nothing is in quarantine")
     raise typer.Exit(standing(quarantined=len(found)))
@@ -124,6 +124,21 @@ def _chosen(opened: Store, sessions: list[str] | None) -> list[str]:
                 f"session {session_id!r} of namespace {opened.namespace!r} is not in the quarantine of {opened.path}"
             )
     return list(inside if sessions is None else dict.fromkeys(sessions))
+
+
+def _advice(found: list[Quarantined]) -> str:
+    """What can be done, and what helps where giving up does not."""
+    hopeless = [name(each) for each in dict.fromkeys(each.session_id for each in found if not each.can_discard)]
+    helps = ["`localfirst quarantine retry` tries again."]
+    if any(each.can_discard for each in found):
+        helps.append("`localfirst quarantine discard` gives up what stops a session.")
+        helps += [f"Not {', '.join(hopeless)}:"] if hopeless else []
+    if hopeless:
+        helps.append(
+            "what the reason names has to be repaired first. If that is the central log, delete the session there: what"
+            " is here is sent again then."
+        )
+    return " ".join(helps)
 
 
 def _table(found: list[Quarantined]) -> Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -330,11 +329,70 @@ def test_discard_describes_every_kind_of_change(run: Invoke, home: Path, central
     ]
 
 
+@pytest.fixture
+def damaged(run: Invoke, home: Path, central: str, tmp_path: Path) -> Path:
+    """A second store, of which `user-1` is in quarantine: its central log is not what its own digest says."""
+    assert run("sync", "--once", "--remote", central).exit_code == 0
+    alter(central)
+    second = tmp_path / "second"
+    assert run("sync", "--once", "--remote", central, "--store", second).exit_code == 5
+    return second
+
+
+def test_a_log_that_is_damaged_as_a_whole_can_not_be_given_up_and_advice_says_so(
+    run: Invoke, home: Path, central: str, damaged: Path
+) -> None:
+    where = ["--store", damaged]
+    listed = run("quarantine", *where)
+    assert "discard" not in listed.output
+    assert "delete the session there" in listed.output
+    assert not any(each["can_discard"] for each in json.loads(run("quarantine", "--json", *where).output))
+    result = run("quarantine", "discard", "user-1", "--yes", *where)
+    assert result.exit_code == 1
+    assert "delete the session there" in error_of(result)
+    lose(central, "user-1")  # As it says: and whoever has it, sends it again.
+    for store in (home, damaged):
+        run("quarantine", "retry", "--all", "--store", store)
+        assert run("sync", "--once", "--remote", central, "--store", store).exit_code == 0
+    assert run("verify", "--full", "--remote", central, *where).exit_code == 0
+    assert "Hello" in run("show", "user-1", *where).output
+
+
+def test_advice_is_for_each_that_it_helps(run: Invoke, home: Path, central: str, damaged: Path, refusing: None) -> None:
+    with localfirst.open(damaged) as store:
+        store.session("good").add_message("user", "forbidden")
+    run("sync", "--once", "--remote", central, "--store", damaged)
+    found = json.loads(run("quarantine", "--json", "--store", damaged).output)
+    assert {each["session_id"]: each["can_discard"] for each in found} == {"good": True, "user-1": False}
+    output = " ".join(run("quarantine", "--store", damaged).output.split())
+    assert "`localfirst quarantine discard` gives up" in output
+    assert "Not user-1: " in output
+
+
+def test_ls_shows_what_is_in_quarantine_though_nothing_of_it_is_here(run: Invoke, damaged: Path) -> None:
+    infos = json.loads(run("ls", "--json", "--store", damaged).output)
+    assert [(info["session_id"], info["items"], info["state"]) for info in infos] == [
+        ("good", 1, "synced"),
+        ("user-1", 0, "quarantined"),
+    ]
+    assert "quarantined" in run("ls", "--store", damaged).output
+    assert "quarantined" in run("show", "user-1", "--store", damaged).output
+    with localfirst.open(damaged) as store:
+        assert [info.session_id for info in store.sessions(idle_for=0)] == ["good"]
+
+
 # Verify.
 
 
-def entries(central: str) -> sqlite3.Connection:
-    return sqlite3.connect(Path(urlsplit(central).path) / "cache.db")
+def alter(central: str, session_id: str = "user-1") -> None:
+    """In a directory as central store, change the first change of a session, and not the digest beside it."""
+    store = DirectoryStore(central, "default")
+    key = store._entry_key(session_id, 1)
+    value = store._rows.get(key)
+    assert value is not None
+    assert b"Hello" in value
+    store._rows.put(key, value.replace(b"Hello", b"Jello"))
+    store._rows.close()
 
 
 def test_verify_when_all_agree(run: Invoke, home: Path, central: str) -> None:
@@ -372,12 +430,7 @@ def test_verify_sends_nothing_and_tells_what_waits(run: Invoke, home: Path, cent
 
 def test_verify_finds_what_was_altered_behind_the_back_of_the_central_store(run: Invoke, central: str) -> None:
     run("sync", "--once", "--remote", central)
-    with closing(entries(central)) as connection, connection:
-        changed = connection.execute(
-            "UPDATE Cache SET value = CAST(replace(value, 'Hello', 'Jello') AS BLOB) WHERE rowid ="
-            " (SELECT max(rowid) FROM Cache WHERE substr(key, 1, 1) = x'6c')"
-        ).rowcount
-    assert changed == 1
+    alter(central)
     assert run("verify", "--remote", central).exit_code == 0  # Its digest is as it was.
     result = run("verify", "--remote", central, "--full")
     assert result.exit_code == 6
