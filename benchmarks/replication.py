@@ -1,7 +1,7 @@
 """Replication itself, for each kind of server: how soon, at what cost when idle, and how many bytes.
 
-`python -m benchmarks.replication [--quick]` measures this alone. The idle stores rest while the others are measured: they
-need a minute, in which they hardly take any time from anybody.
+`python -m benchmarks.replication [--quick]` measures this alone. The idle stores rest while the others are measured:
+they need a minute, in which they hardly take any time from anybody.
 """
 
 from __future__ import annotations

@@ -123,9 +123,10 @@ def check_session_id(session_id: object) -> str:
     return session_id
 
 
-# The digest of a log is a Rabin-Karp fingerprint in two lanes: lane = lane * factor + hash(change), modulo a prime.
-# Products stay below 2**53, so that Lua's doubles (Redis), SQL's bigint (Postgres) and Python agree to the bit, and a
-# store can go on from any digest without the changes before it.
+# The digest of a log is a Rabin-Karp fingerprint in two lanes, of what was admitted and when: lane = lane * factor +
+# hash(change) + admitted_at, modulo a prime. Products are below 2.8e15 and times below 2**45, so sums stay below 2**53
+# and quotients below 2**21 (even with any time of fifteen digits): Lua's doubles (Redis), SQL's bigint (Postgres) and
+# Python agree to the bit. A store can go on from any digest without the changes before it.
 DIGEST_PRIMES: Final = (2147483647, 2147483629)
 DIGEST_FACTORS: Final = (1299709, 1299721)
 EMPTY_DIGEST: Final = 0
@@ -135,7 +136,7 @@ _LANES: Final = struct.Struct(">II")
 
 
 def hash_changes(changes: Iterable[bytes]) -> bytes:
-    """What each change (wire bytes) adds to a digest: 8 bytes each, 4 for each lane."""
+    """What each change (wire bytes) adds to a digest beside its time: 8 bytes each, 4 for each lane."""
     hashes = bytearray()
     for data in changes:
         lane0, lane1 = _LANES.unpack(blake2b(data, digest_size=8).digest())
@@ -144,24 +145,27 @@ def hash_changes(changes: Iterable[bytes]) -> bytes:
 
 
 def split_hashes(hashes: bytes) -> Iterator[tuple[int, int]]:
-    """What each change adds, lane by lane."""
+    """What each change adds beside its time, lane by lane."""
     return _LANES.iter_unpack(hashes)
 
 
-def extend_digest(digest: int, changes: Iterable[bytes]) -> int:
-    """The digest of a log after more changes (wire bytes), lane 0 in the upper 32 bits.
+def extend_digest(digest: int, admitted_at: int, changes: Iterable[bytes]) -> int:
+    """The digest of a log after more changes (wire bytes) that were admitted at one time (Unix milliseconds), lane 0 in
+    the upper 32 bits.
 
-    >>> whole = extend_digest(EMPTY_DIGEST, [b"a", b"b"])
-    >>> extend_digest(extend_digest(EMPTY_DIGEST, [b"a"]), [b"b"]) == whole
+    >>> whole = extend_digest(EMPTY_DIGEST, 1_000, [b"a", b"b"])
+    >>> extend_digest(extend_digest(EMPTY_DIGEST, 1_000, [b"a"]), 1_000, [b"b"]) == whole
     True
+    >>> extend_digest(EMPTY_DIGEST, 1_001, [b"a", b"b"]) == whole
+    False
     """
-    return extend_digest_by(digest, hash_changes(changes))
+    return extend_digest_by(digest, admitted_at, hash_changes(changes))
 
 
-def extend_digest_by(digest: int, hashes: bytes) -> int:
+def extend_digest_by(digest: int, admitted_at: int, hashes: bytes) -> int:
     """As `extend_digest`, when the changes were hashed already."""
     lane0, lane1 = digest >> 32, digest & 0xFFFFFFFF
     for hash0, hash1 in split_hashes(hashes):
-        lane0 = (lane0 * DIGEST_FACTORS[0] + hash0) % DIGEST_PRIMES[0]
-        lane1 = (lane1 * DIGEST_FACTORS[1] + hash1) % DIGEST_PRIMES[1]
+        lane0 = (lane0 * DIGEST_FACTORS[0] + hash0 + admitted_at) % DIGEST_PRIMES[0]
+        lane1 = (lane1 * DIGEST_FACTORS[1] + hash1 + admitted_at) % DIGEST_PRIMES[1]
     return lane0 << 32 | lane1

@@ -92,7 +92,7 @@ class Foreign(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
     """Empty: it can't be read, and was given up."""
     add: bytes = b""
-    """Of a change that was given up: what it adds to the digest, see `localfirst.change.hash_changes`."""
+    """What it adds to the digest beside its time, if it was given up: see `localfirst.change.hash_changes`."""
 
 
 class Page(msgspec.Struct, frozen=True, array_like=True):
@@ -118,7 +118,7 @@ class Kept(NamedTuple):
     data: bytes
     """Wire encoding; empty: it can't be read, and was given up."""
     add: bytes
-    """What it adds to the digest, if `data` does not tell."""
+    """What it adds to the digest beside its time, if `data` does not tell."""
 
 
 class Aside(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from localfirst.records import Head, Kept, SessionKey
 from sync.central.base import Checkpoint
 from sync.central.base import Head as RemoteHead
 from sync.retry import patiently
-from sync.site import Site, digest_after
+from sync.site import Site, digest_after_kept
 
 _logger: Final = logging.getLogger("localfirst.sync")
 
@@ -82,7 +82,7 @@ async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
     digest = head.floor_digest
     async for page in site.pages(key, head.volume):
         entries = await patiently(partial(site.log.entries, key, page))
-        digest = digest_after(digest, entries)
+        digest = digest_after_kept(digest, entries)
         if entries[-1].seq > upto:
             continue
         admit(folded.state, entries)

@@ -17,17 +17,18 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from localfirst.change import decode_change, extend_digest, extend_digest_by, new_id
+from localfirst.change import decode_change, extend_digest_by, new_id
 from localfirst.checkpoint import hash_of
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected, StoreCorrupt
 from localfirst.records import Direction, Head, OwnRange, Page, Rename, SessionKey, session_key
 from localfirst.turns import whole
 from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
+from sync.central.digests import digest_after
 from sync.compact import compact
 from sync.resync import Lacking, Stubborn, Unreadable, rename_of, resync
 from sync.retry import patiently
 from sync.site import Lost, Settled, Site
-from sync.stretch import Stretch, has_all, read_stretch, spent_by
+from sync.stretch import MOST_MS, Stretch, has_all, read_stretch, spent_by
 
 _MOST_ROOM: Final = 1 << 30
 """Bytes of one turn that is taken from the central store."""
@@ -266,7 +267,8 @@ class Replicator:
             outcome.admitted == count
             and outcome.head == head.seq + count
             and head.generation in (None, outcome.generation)
-            and outcome.digest == extend_digest_by(head.digest, run.hashes)
+            and 0 <= outcome.admitted_at < MOST_MS
+            and outcome.digest == extend_digest_by(head.digest, outcome.admitted_at, run.hashes)
         )
         if not alone:
             return False
@@ -345,7 +347,7 @@ class Replicator:
             await self._resync(key, head, result, "changes of ours are in what was read, and were not known for ours")
             return
         if stretch.poison is None and head.seq + stretch.count == remote.seq:
-            if extend_digest(head.digest, [entry.data for entry in pulled.entries]) != remote.digest:
+            if digest_after(head.digest, pulled.entries) != remote.digest:
                 await self._resync(key, head, result, "the central log is not the one that was followed")
                 return
         elif stretch.poison is None and stretch.whole < stretch.count:
@@ -356,12 +358,11 @@ class Replicator:
 
     async def _take(self, key: SessionKey, head: Head, pulled: Pulled, stretch: Stretch, result: Round) -> None:
         assert pulled.head is not None
-        entries = pulled.entries[: stretch.count]
         after = msgspec.structs.replace(
             head,
             generation=pulled.head.generation,
             seq=head.seq + stretch.count,
-            digest=extend_digest(head.digest, [entry.data for entry in entries]),
+            digest=digest_after(head.digest, pulled.entries[: stretch.count]),
             acked=max(head.acked, stretch.acked),
             spent=head.spent + stretch.spent,
         )

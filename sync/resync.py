@@ -22,6 +22,7 @@ from localfirst.records import Head, Kept, Rename, SessionKey
 from localfirst.turns import OpenTurns
 from sync.central.base import Checkpoint, Pulled, PushStatus, Run, Want
 from sync.central.base import Head as RemoteHead
+from sync.central.digests import digest_after
 from sync.compact import admit, load_state, stage_checkpoint
 from sync.retry import patiently
 from sync.site import Site
@@ -158,7 +159,7 @@ class _Copy:
 
     def _note(self, stretch: Stretch, pulled: Pulled) -> None:
         self._seq += stretch.count
-        self._digest = extend_digest(self._digest, [entry.data for entry in pulled.entries])
+        self._digest = digest_after(self._digest, pulled.entries)
         for origin, counter in stretch.seen.items():
             self._seen[origin] = max(counter, self._seen.get(origin, 0))
         self._spent += stretch.spent
@@ -210,7 +211,7 @@ class _Copy:
             await self._fold_on(theirs)
             ours = merge_states(ours, theirs)
         data = encode_state(ours)
-        checkpoint = Checkpoint(new_id(), ours.fold.seq, extend_digest(EMPTY_DIGEST, [data]), data)
+        checkpoint = Checkpoint(new_id(), ours.fold.seq, extend_digest(EMPTY_DIGEST, 0, [data]), data)
         await self._site.central.put_checkpoint(self._head.session_id, self._remote, checkpoint, ours.fold.counters)
 
     async def _folded_here(self) -> State:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from localfirst.aside import Quarantine
-from localfirst.change import extend_digest, extend_digest_by
+from localfirst.change import extend_digest_by, hash_changes
 from localfirst.identity import Identity
 from localfirst.log import Log
 from localfirst.records import Aside, Head, Kept, Page, SessionKey
@@ -109,8 +109,8 @@ class Site:
             yield await patiently(partial(self.log.entries, key, page))
 
 
-def digest_after(digest: int, entries: list[Kept]) -> int:
-    """The digest of a log after more entries."""
+def digest_after_kept(digest: int, entries: list[Kept]) -> int:
+    """The digest of a log after more entries that are kept here."""
     for entry in entries:
-        digest = extend_digest(digest, [entry.data]) if entry.data else extend_digest_by(digest, entry.add)
+        digest = extend_digest_by(digest, entry.admitted_at, hash_changes([entry.data]) if entry.data else entry.add)
     return digest

@@ -9,13 +9,14 @@ from typing import Final
 
 import msgspec
 
-from localfirst.change import APPEND, CLEAR, REMOVE, Change, decode_change, extend_digest, hash_changes
+from localfirst.change import APPEND, CLEAR, REMOVE, Change, decode_change, hash_changes
 from localfirst.checkpoint import hash_of
 from localfirst.errors import MalformedChange
 from localfirst.fold import check
 from localfirst.records import Foreign, Head, OwnRange, Page, SessionKey
 from localfirst.turns import OpenTurns
 from sync.central.base import LogEntry, Want
+from sync.central.digests import digest_after
 from sync.retry import patiently
 from sync.site import Site
 
@@ -77,9 +78,9 @@ async def has_all(site: Site, head: Head, changes: Sequence[bytes]) -> bool:
         (pulled,) = await site.central.pull([Want(head.session_id, generation, seq, digest)], site.limits.pull_bytes)
         if pulled.head is None or not pulled.entries:
             return False
-        data = [entry.data for entry in pulled.entries]
-        missing.difference_update(data)
-        generation, seq, digest = pulled.head.generation, seq + len(data), extend_digest(digest, data)
+        missing.difference_update(entry.data for entry in pulled.entries)
+        generation, seq = pulled.head.generation, pulled.entries[-1].seq
+        digest = digest_after(digest, pulled.entries)
     return True
 
 

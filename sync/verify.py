@@ -8,15 +8,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
-from localfirst.change import EMPTY_DIGEST, extend_digest
+from localfirst.change import EMPTY_DIGEST
 from localfirst.checkpoint import decode_state, hash_of
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected
 from localfirst.records import Head, SessionKey, session_key
 from sync.central.base import Head as RemoteHead
 from sync.central.base import Want
+from sync.central.digests import digest_after
 from sync.replicate import Refusal, Replicator
 from sync.retry import patiently
-from sync.site import Site, digest_after
+from sync.site import Site, digest_after_kept
 
 _TRIES: Final = 5
 _LOST: Final = "it is not in the central store any more; the next sync sends it again"
@@ -145,7 +146,7 @@ def _difference(head: Head, remote: RemoteHead) -> str:
 async def _digest_here(site: Site, key: SessionKey, head: Head) -> int:
     digest, seq = head.floor_digest, head.floor
     async for entries in site.kept(key, head.volume):
-        digest, seq = digest_after(digest, entries), entries[-1].seq
+        digest, seq = digest_after_kept(digest, entries), entries[-1].seq
     data = await patiently(partial(site.log.checkpoint, key, head.volume))
     folded = data is not None and decode_state(data).fold.seq == head.floor and hash_of(data) == head.floor_hash
     return digest if seq == head.seq and folded == bool(head.floor) else -1
@@ -167,8 +168,8 @@ async def _digest_there(site: Site, head: Head, remote: RemoteHead) -> int:
     while seq < remote.seq:
         want = Want(head.session_id, remote.generation, seq, digest)
         (pulled,) = await site.central.pull([want], site.limits.pull_bytes)
-        entries = [entry.data for entry in pulled.entries if entry.seq <= remote.seq]
+        entries = [entry for entry in pulled.entries if entry.seq <= remote.seq]
         if not entries:
             raise RemoteRejected(f"it ends at {seq}, before its head {remote.seq}")
-        digest, seq = extend_digest(digest, entries), seq + len(entries)
+        digest, seq = digest_after(digest, entries), seq + len(entries)
     return digest

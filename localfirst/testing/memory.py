@@ -125,7 +125,7 @@ class MemoryStore(CentralStore):
         if run.first <= acked:
             return _pushed(PushStatus.OK, session, run, 0, now)
         session.log += [LogEntry(seq, now, data) for seq, data in enumerate(run.changes, session.seq + 1)]
-        session.digests += running_digests(session.digest, run.hashes)
+        session.digests += running_digests(session.digest, now, run.hashes)
         session.digest = session.digests[-1]
         session.acked[run.origin] = acked + len(run.changes)
         session.admitted_at = now

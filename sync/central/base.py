@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 
 from localfirst.change import hash_changes
 
-FORMAT_VERSION = 2
-"""Of what a central store holds. A store with a greater number is left alone; 1 was never released."""
+FORMAT_VERSION = 3
+"""Of what a central store holds. A store with a greater number is left alone; 1 and 2 were never released."""
 
 
 class Identity(NamedTuple):
@@ -88,7 +88,7 @@ class Head(NamedTuple):
     generation: str
     seq: int
     digest: int
-    """Of the whole log up to `seq`, as `localfirst.change.extend_digest` makes it."""
+    """Of the whole log up to `seq`, as `sync.central.digests.digest_after` makes it of its entries."""
 
 
 class Want(NamedTuple):

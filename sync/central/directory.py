@@ -160,7 +160,8 @@ class DirectoryStore:
 
     def _append(self, run: Run, session: _Session) -> None:
         session.admitted_at = max(wall_ms(), session.admitted_at)
-        for data, digest in zip(run.changes, running_digests(session.digest, run.hashes), strict=True):
+        digests = running_digests(session.digest, session.admitted_at, run.hashes)
+        for data, digest in zip(run.changes, digests, strict=True):
             session.seq, session.digest = session.seq + 1, digest
             row = _encode(_Entry(session.admitted_at, digest, data))
             self._rows.insert(self._entry_key(run.session_id, session.seq), row)

@@ -103,9 +103,9 @@ async def test_a_directory_without_its_checkpoint_is_damaged(tmp_path: Path) -> 
     await store.close()
 
 
-@pytest.mark.parametrize(("found", "error"), [(1, ConfigurationError), (3, RemoteVersionError)])
+@pytest.mark.parametrize(("found", "error"), [(2, ConfigurationError), (4, RemoteVersionError)])
 async def test_a_directory_or_memory_of_another_format(tmp_path: Path, found: int, error: type[Exception]) -> None:
-    assert FORMAT_VERSION == 2
+    assert FORMAT_VERSION == 3
     store = DirectoryStore((tmp_path / "central").as_uri(), "n")
     store._rows.put(b"store", msgspec.msgpack.encode((found, "abc")))
     memory = MemoryStore()

@@ -11,14 +11,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from localfirst.change import Change, encode_change, extend_digest
-from localfirst.testing.conformance.harness import GENERATION, PAGE, bodies, changes, digest_of, having, run
+from localfirst.change import Change, encode_change
+from localfirst.testing.conformance.harness import GENERATION, PAGE, digest_of, grow, having, run, whole_log
 from sync.central.base import Checkpoint, Head
 from sync.central.postgres import PostgresStore
 from sync.central.postgres.statements import QUERIES
 
 NAMESPACE = "test"
-FOLDED = Checkpoint(GENERATION, 4, digest_of(changes("r1", 1, 4)), b"folded")
 
 
 @pytest.fixture
@@ -81,10 +80,12 @@ async def test_plans_within_the_functions_go_through_the_primary_keys(filled: Po
         set auto_explain.log_level = notice; set client_min_messages = notice"""
     )
     connection.add_log_listener(lambda _connection, message: plans.append(message.message))
-    await filled.put_checkpoint("session-7", Head(GENERATION, 20, digest_of(changes("r1", 1, 20))), FOLDED, {})
+    log = await whole_log(filled, "session-7")
+    folded = Checkpoint(GENERATION, 4, digest_of(log[:4]), b"folded")
+    assert await filled.put_checkpoint("session-7", Head(GENERATION, 20, digest_of(log)), folded, {})
     for after in (4, 5):
         page = "select same, last from localfirst.page_end($1, 'session-7', $2, $3, 4, 20, 10)"
-        row = await connection.fetchrow(page, NAMESPACE, after, digest_of(changes("r1", 1, after)))
+        row = await connection.fetchrow(page, NAMESPACE, after, digest_of(log[:after]))
         assert tuple(row) == (True, after + 1)
     await connection.fetch(
         "select * from localfirst.push($1, $2, '{g}', '{t}', '{r1}', '{1}', '{21}', '{21}', "
@@ -103,20 +104,19 @@ async def test_plans_within_the_functions_go_through_the_primary_keys(filled: Po
 
 
 async def test_a_page_reads_no_further_than_it_holds(filled: PostgresStore, connection: Any) -> None:
-    await filled.push([run("s", "r1", 1, 20_000)])
+    log = await grow(filled, run("s", "r1", 1, 20_000))
     await connection.execute("vacuum analyze localfirst.changes")
-    data = changes("r1", 1, 20_000)
     for generation, after in ((None, 0), (GENERATION, 10_000), (GENERATION, 19_999)):
-        place = [generation], [after], [digest_of(data[:after]) if generation else None]
+        place = [generation], [after], [digest_of(log[:after]) if generation else None]
         found, blocks = await rows_and_blocks(connection, ["s"], *place, 1000)
         assert 1 <= found <= 20
         assert blocks < 60
 
 
 async def test_a_puller_with_another_digest_reads_next_to_nothing(filled: PostgresStore, connection: Any) -> None:
-    await filled.push([run("s", "r1", 1, 20_000)])
+    log = await grow(filled, run("s", "r1", 1, 20_000))
     await connection.execute("vacuum analyze localfirst.changes")
-    for digest in (1, digest_of(changes("r1", 1, 10_000)) + 1):
+    for digest in (1, digest_of(log[:10_000]) + 1):
         found, blocks = await rows_and_blocks(connection, ["s"], [GENERATION], [10_000], [digest], 1 << 30)
         assert (found, blocks < 20) == (1, True)
 
@@ -144,8 +144,8 @@ async def test_a_pull_from_below_the_floor_reads_no_changes(filled: PostgresStor
 
 async def test_the_tail_of_a_long_log_is_what_was_pushed(filled: PostgresStore) -> None:
     data = [encode_change(Change("r1", counter, 1, 0, "main", "append", b"[1]")) for counter in range(1, 20_001)]
-    await filled.push([replace(run("s", "r1", 1, 1), changes=data)])
-    [page] = await filled.pull([having("s", data[:19_990])], PAGE)
-    assert bodies(page.entries) == data[19_990:]
+    log = await grow(filled, replace(run("s", "r1", 1, 1), changes=data))
+    [page] = await filled.pull([having("s", log[:19_990])], PAGE)
+    assert page.entries == log[19_990:]
     assert page.head is not None
-    assert page.head.digest == extend_digest(0, data)
+    assert page.head.digest == digest_of(log)

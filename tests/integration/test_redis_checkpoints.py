@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from localfirst.change import new_id
+from localfirst.change import extend_digest, new_id
 from localfirst.errors import ConfigurationError, RemoteRejected, RemoteUnavailable
 from localfirst.testing.conformance.harness import (
     GENERATION,
     bodies,
     changes,
-    digest_of,
     end_of,
     following,
-    having,
     run,
     whole_log,
 )
@@ -67,9 +65,9 @@ async def test_keys_are_as_documented(store: RedisStore, client: Any, namespace:
     assert {key.decode() async for key in client.scan_iter(f"{prefix}*")} == expected
     assert await client.get(f"{prefix}{{s}}:checkpoint") == b"folded"
     log = await client.lrange(f"{prefix}{{s}}:log", 0, -1)
-    digests = [digest_of(changes("r1", 1, count)).to_bytes(8, "big") for count in (4, 5)]
-    expected_log = [digest + data for digest, data in zip(digests, changes("r1", 4, 2), strict=True)]
-    assert [element.partition(b":")[2] for element in log] == expected_log
+    admitted_at = int(log[0].partition(b":")[0])
+    digests = [extend_digest(0, admitted_at, changes("r1", 1, count)).to_bytes(8, "big") for count in (4, 5)]
+    assert log == [b"%d:%s%s" % (admitted_at, *pair) for pair in zip(digests, changes("r1", 4, 2), strict=True)]
     fields = await client.hgetall(f"{prefix}{{s}}:head")
     assert {name: value for name, value in fields.items() if name != b"admitted_at"} == {
         b"generation": GENERATION.encode(),
@@ -95,7 +93,7 @@ async def test_a_part_of_a_session_is_a_missing_one(store: RedisStore, client: A
         await client.delete(store._keys.session("s")[part])
         assert await store.heads(["s"]) == [None]
         assert await store.checkpoint("s") is None
-        assert await store.pull([having("s", changes("r1", 1, 4))], 1_000) == [Pulled(None, False, [])]
+        assert await store.pull([Want("s", GENERATION, 4, 1)], 1_000) == [Pulled(None, False, [])]
         [pushed] = await store.push([following("s", "r1", 6, 1)])
         assert pushed.status is PushStatus.MISSING
         assert await store.put_checkpoint("s", head, FOLDED._replace(seq=5), {}) is False

@@ -18,13 +18,14 @@ import sync.compact
 import sync.replicate
 import sync.stretch
 import tests.simulation.ledger
-from localfirst.change import Change, decode_change, encode_change, extend_digest
+from localfirst.change import Change, decode_change, encode_change
 from localfirst.checkpoint import State, encode_state
 from localfirst.history import History, ItemId
 from localfirst.log import Log
 from localfirst.records import CHANGE, PAGE, Head, Page, Rename, SessionKey, number, span
 from localfirst.testing.memory import MemoryStore
 from sync.central.base import Pulled, Pushed, Run, Want
+from sync.central.digests import digest_after
 from sync.replicate import Replicator
 from sync.resync import _Copy
 from sync.stretch import _Reader
@@ -108,7 +109,7 @@ def _digest_not_compared() -> AbstractContextManager[object]:
         pulled = pull(store, want._replace(digest=session._digest_at(want.after)), max_bytes)
         if pulled.head is None or pulled.resync:
             return pulled
-        digest = extend_digest(want.digest, [entry.data for entry in pulled.entries])
+        digest = digest_after(want.digest, pulled.entries)
         return pulled._replace(head=pulled.head._replace(digest=digest))
 
     return patch.object(MemoryStore, "_pull", mutated)
@@ -184,7 +185,7 @@ def _no_compare_and_swap() -> AbstractContextManager[object]:
     return patch.object(MemoryRows, "insert_last", mutated)
 
 
-@_mutation("what is renamed stays where it was", 6)
+@_mutation("what is renamed stays where it was", 10)
 def _rename_in_place() -> AbstractContextManager[object]:
     rename_rows = Log._rename
 

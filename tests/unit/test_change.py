@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import floor
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from localfirst.change import (
     APPEND,
+    DIGEST_FACTORS,
+    DIGEST_PRIMES,
     EMPTY_DIGEST,
     MAIN_BRANCH,
     Change,
@@ -62,10 +65,13 @@ def test_impossible_numbers_are_refused(numbers: tuple[int, int, int]) -> None:
         decode_change(encode_change(Change("r", counter, time, base, MAIN_BRANCH, APPEND, b"[]")))
 
 
-@given(st.lists(st.binary(), max_size=20), st.integers(0, 20))
-def test_a_digest_goes_on_from_any_point(log: list[bytes], cut: int) -> None:
-    whole = extend_digest(EMPTY_DIGEST, log)
-    assert extend_digest(extend_digest(EMPTY_DIGEST, log[:cut]), log[cut:]) == whole
+times = st.integers(0, 10**15 - 1)
+
+
+@given(st.lists(st.binary(), max_size=20), times, st.integers(0, 20))
+def test_a_digest_goes_on_from_any_point(log: list[bytes], time: int, cut: int) -> None:
+    whole = extend_digest(EMPTY_DIGEST, time, log)
+    assert extend_digest(extend_digest(EMPTY_DIGEST, time, log[:cut]), time, log[cut:]) == whole
     assert 0 <= whole < 2**63
 
 
@@ -75,8 +81,25 @@ def test_a_digest_tells_order_loss_and_doubling_apart(log: list[bytes], data: st
     swapped = [*log[:place], log[place + 1], log[place], *log[place + 2 :]]
     lost = [*log[:place], *log[place + 1 :]]
     doubled = [*log[: place + 1], *log[place:]]
-    digests = {extend_digest(EMPTY_DIGEST, variant) for variant in (log, swapped, lost, doubled)}
+    digests = {extend_digest(EMPTY_DIGEST, 1_000, variant) for variant in (log, swapped, lost, doubled)}
     assert len(digests) == 4
+
+
+@given(st.lists(st.binary(), min_size=1, max_size=20), times, times)
+def test_a_digest_tells_times_of_admission_apart(log: list[bytes], one: int, other: int) -> None:
+    same = extend_digest(EMPTY_DIGEST, one, log) == extend_digest(EMPTY_DIGEST, other, log)
+    assert same == (one == other)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), times)
+def test_doubles_are_exact_for_the_arithmetic_of_digests(lane: int, added: int, time: int) -> None:
+    """In Lua `a % b` is a - floor(a / b) * b: wrong if the quotient, right below a multiple, is rounded up to it."""
+    for prime, factor in zip(DIGEST_PRIMES, DIGEST_FACTORS, strict=True):
+        whole = float(lane) * float(factor) + float(added) + float(time)
+        assert whole == lane * factor + added + time
+        multiple = whole - int(whole) % prime
+        for near in (whole, multiple, max(0.0, multiple - 1.0)):
+            assert near - floor(near / float(prime)) * float(prime) == int(near) % prime
 
 
 @pytest.mark.parametrize("good", ["u", "user 123", "a:b{c}", "é" * 512, "x" * 1024, "..", "/", "%00"])

@@ -11,12 +11,12 @@ import pytest
 from localfirst.change import PUT
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected
 from localfirst.metadata import encode_put
-from localfirst.records import SessionKey, session_key
+from localfirst.records import session_key
 from localfirst.testing.memory import MemoryServer
 from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
 from sync.replicate import Round
 from sync.site import Limits
-from sync.verify import verify
+from sync.verify import Verifier
 from tests.unit.replica import Replica
 
 KEY = session_key("default", "s")
@@ -192,7 +192,7 @@ async def test_a_checkpoint_that_is_refused_is_folded_here_only(
     a.central.put_checkpoint = refuse  # type: ignore[assignment, method-assign]
     with caplog.at_level(logging.WARNING, "localfirst.sync"):
         await overwrite(a, 1, 2, 3)
-    assert "session 's': the central store takes no checkpoint: it is too large" in caplog.text
+    assert "the central store takes no checkpoint: session 's': it is too large" in caplog.text
     assert a.head("s").floor > 0
     session = server.namespace("default").sessions["s"]
     assert (session.checkpoint, len(session.log)) == (None, 3)
@@ -202,12 +202,9 @@ async def test_a_checkpoint_that_is_refused_is_folded_here_only(
 
 
 async def difference(replica: Replica, *, full: bool = False) -> str:
-    """What is wrong with the session, if it can't be brought here any more."""
-
-    async def catch_up(_: SessionKey) -> None:
-        return
-
-    found = [each async for each in verify(replica.site, [(KEY, replica.head("s"))], catch_up, full=full)]
+    """What is wrong with the session."""
+    verifier = Verifier(replica.site, replica.replicator.store_id, {}, full=full)
+    found = [each async for each in verifier.differences([(KEY, replica.head("s"))])]
     assert [each.session_id for each in found] == ["s"]
     return found[0].problem
 
@@ -217,7 +214,8 @@ async def test_a_log_that_went_back_is_told(a: Replica, server: MemoryServer) ->
     await a.sync("s")
     assert await difference(a, full=True) == ""
     server.namespace("default").sessions["s"].digest = 5
-    assert await difference(a) == "the central store has another history of it"
+    told = "the central log and its own digest disagree"
+    assert await difference(a) == told
 
 
 @pytest.mark.parametrize("length", [0, 1])

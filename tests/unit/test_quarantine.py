@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from localfirst.aside import Quarantine
-from localfirst.change import extend_digest
 from localfirst.checkpoint import hash_of
 from localfirst.errors import ConfigurationError, RemoteRejected, StoreCorrupt
 from localfirst.giving_up import give_up
@@ -232,7 +231,7 @@ async def test_giving_up_a_log_that_can_not_be_read_drops_nothing_of_what_is_pen
     session = server.namespace("default").sessions["s"]
     kept = session.log[0]
     session.log, session.acked = [kept], {replica.origin: 1}
-    session.digest = extend_digest(0, [kept.data])
+    session.digest = session.digests[0]
     for number in range(2):
         other.add("s", f"from the other {number}")
     await other.sync("s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from localfirst.change import APPEND, MAIN_BRANCH, Change, decode_change, encode_change, extend_digest
+from localfirst.change import APPEND, MAIN_BRANCH, Change, decode_change, encode_change
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
 from localfirst.records import Aside, Direction, OwnRange, Page, SessionKey, session_key
 from localfirst.testing.memory import MemoryServer, MemoryStore
@@ -340,6 +341,36 @@ async def test_a_restored_store_that_has_grown_again_is_found_by_its_digest(
     assert sorted(a.items("s")) == sorted([*ALL, "c0", "c1", "c2", "c3"])
 
 
+def times_of(replica: Replica, name: str) -> list[int]:
+    """When each entry of the central log was admitted, as it is known to a replica."""
+    key, head = session_key("default", name), replica.head(name)
+    pages = replica.log.pages(key, head.volume)
+    return [entry.admitted_at for page in pages for entry in replica.log.entries(key, page)]
+
+
+async def test_what_was_lost_and_sent_again_by_another_has_one_time_of_admission_everywhere(tmp_path: Path) -> None:
+    """The same bytes in the same order: only when they were admitted is different."""
+    clock = iter(range(1_000, 100_000, 1_000))
+    server = MemoryServer(lambda: next(clock))
+    author, other = Replica(tmp_path / "author", server), Replica(tmp_path / "other", server)
+    author.add("s", "stays")
+    await author.sync("s")
+    sessions = server.namespace("default").sessions
+    backup = deepcopy(sessions["s"])
+    author.add("s", "lost")
+    await author.sync("s")
+    await other.sync("s")
+    before = times_of(author, "s")
+    assert times_of(other, "s") == before
+
+    sessions["s"] = backup
+    await other.sync("s")
+    await author.sync("s")
+    assert author.items("s") == other.items("s") == ["stays", "lost"]
+    assert times_of(author, "s") == times_of(other, "s") == [entry.admitted_at for entry in log_of(server, "s")]
+    assert times_of(author, "s") != before
+
+
 async def test_a_crash_while_reseeding_loses_nothing(
     a: Replica, b: Replica, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,7 +454,7 @@ async def test_a_gap_makes_the_replica_send_what_is_missing(a: Replica, server: 
     session = server.namespace("default").sessions["s"]
     del session.log[1:]
     session.acked[a.origin] = 1
-    session.digest = extend_digest(0, [session.log[0].data])
+    session.digest = session.digests[0]
     a.add("s", 3)
     outcome = await a.central.push([Run("s", session.generation, False, a.origin, 4, [b"x"])])
     assert outcome[0].status is PushStatus.GAP
@@ -561,3 +592,13 @@ async def test_an_impossible_time_of_admission_is_refused(a: Replica, server: Me
     assert [type(refusal.error) for refusal in outcome.refused.values()] == [MalformedChange]
     a.add("s", "z")
     assert a.items("s") == ["x", "z"]
+
+
+@pytest.mark.parametrize("now", [1 << 45, 1 << 80, -1])
+async def test_an_impossible_time_in_an_answer_is_not_recorded(tmp_path: Path, now: int) -> None:
+    a = Replica(tmp_path / "a", MemoryServer(lambda: now))
+    a.add("s", "x")
+    outcome = await a.sync("s")
+    assert {type(refusal.error) for refusal in outcome.refused.values()} == {MalformedChange}
+    assert a.items("s") == ["x"]
+    assert a.pending("s") == 1

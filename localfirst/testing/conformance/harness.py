@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from localfirst.change import APPEND, EMPTY_DIGEST, MAIN_BRANCH, Change, encode_change, extend_digest, new_id
-from sync.central.base import CentralStore, Head, LogEntry, Run, Want
+from localfirst.change import APPEND, EMPTY_DIGEST, MAIN_BRANCH, Change, encode_change, new_id
+from sync.central.base import CentralStore, Head, LogEntry, Pushed, Run, Want
+from sync.central.digests import digest_after
 
 Connect = Callable[[str], CentralStore]
 """Makes a store for a namespace; each is a connection, or a set of them, of its own."""
@@ -60,15 +61,25 @@ def following(session_id: str, origin: str, first: int, count: int, *, generatio
     return replace(run(session_id, origin, first, count, generation=generation), fresh=False)
 
 
-def digest_of(data: Iterable[bytes]) -> int:
-    """The digest of a log with these changes."""
-    return extend_digest(EMPTY_DIGEST, data)
+def admitted(run: Run, pushed: Pushed) -> list[LogEntry]:
+    """What a push has put into the log, as its answer tells."""
+    data = run.changes if pushed.admitted else []
+    return [LogEntry(pushed.head - len(data) + place, pushed.admitted_at, each) for place, each in enumerate(data, 1)]
 
 
-def having(session_id: str, data: Iterable[bytes], *, generation: str = GENERATION) -> Want:
-    """What a puller asks for that has these changes."""
-    known = list(data)
-    return Want(session_id, generation, len(known), digest_of(known))
+async def grow(store: CentralStore, *runs: Run) -> list[LogEntry]:
+    """Push runs; what that has put into the log, or the logs."""
+    return [entry for run, pushed in zip(runs, await store.push(runs), strict=True) for entry in admitted(run, pushed)]
+
+
+def digest_of(log: Iterable[LogEntry]) -> int:
+    """The digest of a log with these entries."""
+    return digest_after(EMPTY_DIGEST, log)
+
+
+def having(session_id: str, log: Sequence[LogEntry], *, generation: str = GENERATION) -> Want:
+    """What a puller asks for that has these entries."""
+    return Want(session_id, generation, len(log), digest_of(log))
 
 
 def nothing_of(session_id: str) -> Want:
@@ -95,7 +106,7 @@ async def whole_log(store: CentralStore, session_id: str, max_bytes: int = PAGE)
         assert not page.resync, f"resync after {len(log)} of {page.head}"
         generation = page.head.generation
         log += page.entries
-        digest = extend_digest(digest, bodies(page.entries))
+        digest = digest_after(digest, page.entries)
         assert [entry.seq for entry in log] == list(range(1, len(log) + 1)), "seq has a gap"
         if len(log) >= page.head.seq:
             assert len(log) == page.head.seq

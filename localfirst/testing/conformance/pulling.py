@@ -12,12 +12,13 @@ from localfirst.testing.conformance.harness import (
     bodies,
     changes,
     following,
+    grow,
     having,
     nothing_of,
     run,
     whole_log,
 )
-from sync.central.base import Pulled
+from sync.central.base import Pulled, Want
 
 
 async def pages_end_at_the_head(bench: Bench) -> None:
@@ -32,11 +33,11 @@ async def pages_end_at_the_head(bench: Bench) -> None:
 async def page_is_bounded(bench: Bench) -> None:
     """A page has at least one change, and not many more bytes than were asked for."""
     store = await bench.open()
-    await store.push([run("s", "r1", 1, 300)])
-    size = len(changes("r1", 300, 1)[0])
+    log = await grow(store, run("s", "r1", 1, 300))
+    size = len(log[-1].data)
     [tiny] = await store.pull([having("s", [])], 1)
     assert len(tiny.entries) == 1
-    [some] = await store.pull([having("s", changes("r1", 1, 100))], 50 * size)
+    [some] = await store.pull([having("s", log[:100])], 50 * size)
     assert [entry.seq for entry in some.entries] == list(range(101, 101 + len(some.entries)))
     assert 1 <= len(some.entries) <= 100
 
@@ -56,33 +57,33 @@ async def page_is_bounded_with_large_changes(bench: Bench) -> None:
 async def nothing_new_is_an_empty_page(bench: Bench) -> None:
     """A puller at the head gets the head and no changes."""
     store = await bench.open()
-    await store.push([run("s", "r1", 1, 3)])
+    log = await grow(store, run("s", "r1", 1, 3))
     [head] = await store.heads(["s"])
-    assert await store.pull([having("s", changes("r1", 1, 3))], PAGE) == [Pulled(head, False, [])]
+    assert await store.pull([having("s", log)], PAGE) == [Pulled(head, False, [])]
 
 
 async def other_generation_is_a_resync(bench: Bench) -> None:
     """A puller from another life of the session must begin again, wherever it was."""
     store = await bench.open()
-    await store.push([run("s", "r1", 1, 3)])
+    log = await grow(store, run("s", "r1", 1, 3))
     [head] = await store.heads(["s"])
-    for after in (0, 2, 3, 9):
-        elsewhere = having("s", changes("r1", 1, after), generation="generation-2")
+    for known in (log[:0], log[:2], log, log * 3):
+        elsewhere = having("s", known, generation="generation-2")
         assert await store.pull([elsewhere], PAGE) == [Pulled(head, True, [])]
 
 
 async def place_after_the_head_is_a_resync(bench: Bench) -> None:
     """A puller that has more than the log must begin again: the log lost something."""
     store = await bench.open()
-    await store.push([run("s", "r1", 1, 3)])
+    log = await grow(store, run("s", "r1", 1, 3))
     [head] = await store.heads(["s"])
-    assert await store.pull([having("s", changes("r1", 1, 4))], PAGE) == [Pulled(head, True, [])]
+    assert await store.pull([having("s", [*log, log[-1]])], PAGE) == [Pulled(head, True, [])]
 
 
 async def missing_session_has_no_head(bench: Bench) -> None:
     """Neither a newcomer nor a puller with a cursor finds what isn't there, and none makes it."""
     store = await bench.open()
-    wants = [nothing_of("s"), having("s", changes("r1", 1, 5))]
+    wants = [nothing_of("s"), Want("s", GENERATION, 5, 5)]
     assert await store.pull(wants, PAGE) == [Pulled(None, False, []), Pulled(None, False, [])]
     assert await store.heads(["s"]) == [None]
 
@@ -90,8 +91,9 @@ async def missing_session_has_no_head(bench: Bench) -> None:
 async def pulls_are_answered_in_order(bench: Bench) -> None:
     """One answer per want, in order, for several wants of one session too."""
     store = await bench.open()
-    await store.push([run("a", "r1", 1, 3), run("b", "r2", 1, 1)])
-    some, other = having("a", changes("r1", 1, 2)), having("a", changes("r1", 1, 1), generation="x")
+    log = await grow(store, run("a", "r1", 1, 3))
+    await store.push([run("b", "r2", 1, 1)])
+    some, other = having("a", log[:2]), having("a", log[:1], generation="x")
     wants = [nothing_of("b"), nothing_of("none"), some, nothing_of("a"), other]
     pulled = await store.pull(wants, PAGE)
     assert [page.head and page.head.seq for page in pulled] == [1, None, 3, 3, 3]

@@ -11,7 +11,7 @@ async def first_push_makes_the_session(bench: Bench) -> None:
     """Fresh on a missing session: it is there afterwards, with the sender's generation."""
     store = await bench.open()
     [pushed] = await store.push([run("s", "r1", 1, 3)])
-    digest = extend_digest(EMPTY_DIGEST, changes("r1", 1, 3))
+    digest = extend_digest(EMPTY_DIGEST, pushed.admitted_at, changes("r1", 1, 3))
     assert pushed[:-1] == (PushStatus.OK, GENERATION, 3, 3, 3, digest)
     assert await store.heads(["s"]) == [Head(GENERATION, 3, digest)]
     log = await whole_log(store, "s")
@@ -31,10 +31,10 @@ async def fresh_push_joins_what_is_there(bench: Bench) -> None:
 async def following_push_goes_on(bench: Bench) -> None:
     """With the right generation a push goes on where the log ended."""
     store = await bench.open()
-    await store.push([run("s", "r1", 1, 2)])
+    [first] = await store.push([run("s", "r1", 1, 2)])
     [pushed] = await store.push([following("s", "r1", 3, 2)])
     assert (pushed.status, pushed.acked, pushed.admitted, pushed.head) == (PushStatus.OK, 4, 2, 4)
-    assert pushed.digest == extend_digest(EMPTY_DIGEST, changes("r1", 1, 4))
+    assert pushed.digest == extend_digest(first.digest, pushed.admitted_at, changes("r1", 3, 2))
 
 
 async def duplicate_push_admits_nothing(bench: Bench) -> None:

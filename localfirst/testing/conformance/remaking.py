@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 
-from localfirst.change import extend_digest
 from localfirst.testing.conformance.harness import (
     GENERATION,
     PAGE,
     Bench,
     Case,
+    admitted,
     bodies,
     changes,
     end_of,
     following,
+    grow,
     having,
     nothing_of,
     run,
     whole_log,
 )
 from sync.central.base import Checkpoint, Head, Pulled, PushStatus, Want
+from sync.central.digests import digest_after
 
 MADE = Checkpoint("made", 9, 7 << 32 | 8, b"folded")
 HEAD = Head(*MADE[:3])
@@ -58,15 +60,16 @@ async def push_goes_on_where_acked_ended(bench: Bench) -> None:
         run("s", "r3", 1, 1),
     ]
     answers = await store.push(runs)
-    added = [data for each in runs for data in each.changes]
+    added = [entry for each, pushed in zip(runs, answers, strict=True) for entry in admitted(each, pushed)]
     assert [(each.status, each.acked, each.head) for each in answers] == [
         (PushStatus.OK, 6, 11),
         (PushStatus.OK, 51, 12),
         (PushStatus.OK, 1, 13),
     ]
-    assert answers[-1].digest == extend_digest(MADE.digest, added)
+    assert answers[-1].digest == digest_after(MADE.digest, added)
     [page] = await store.pull([Want("s", *HEAD)], PAGE)
-    assert [(entry.seq, entry.data) for entry in page.entries] == list(enumerate(added, 10))
+    assert page.entries == added
+    assert [entry.seq for entry in added] == [10, 11, 12, 13]
 
 
 async def session_may_have_no_origins(bench: Bench) -> None:
@@ -109,12 +112,13 @@ async def session_is_replaced(bench: Bench) -> None:
     store = await bench.open()
     for seq in (2, 500):
         session_id = f"s{seq}"
-        await store.push([run(session_id, "r1", 1, 5), run(session_id, "r2", 1, 5), run("other", "r1", 1, 1)])
+        log = await grow(store, run(session_id, "r1", 1, 5))
+        await store.push([run(session_id, "r2", 1, 5), run("other", "r1", 1, 1)])
         head, made = await end_of(store, session_id), MADE._replace(seq=seq)
         assert await store.put_checkpoint(session_id, head, made, {"r1": 2}) is True
         assert await store.heads([session_id]) == [Head(*made[:3])]
         assert await store.checkpoint(session_id) == made
-        wants = [having(session_id, changes("r1", 1, 5)), having(session_id, [], generation="made")]
+        wants = [having(session_id, log), having(session_id, [], generation="made")]
         wants.append(Want(session_id, *made[:3]))
         resyncs = [page.resync for page in await store.pull(wants, PAGE)]
         assert resyncs == [True, True, False]

@@ -47,7 +47,7 @@ create table localfirst.sessions (
 comment on table localfirst.sessions is 'One row per session: where its log ends.';
 comment on column localfirst.sessions.generation is 'Random id of this life of the session; a session made anew has another.';
 comment on column localfirst.sessions.head is 'seq of its last change; the log is floor + 1, ... head, without gaps.';
-comment on column localfirst.sessions.digest is 'Fingerprint of the whole log, by which replicas notice that it was rewritten.';
+comment on column localfirst.sessions.digest is 'Fingerprint of the whole log, changes and times, by which replicas notice that it was rewritten.';
 comment on column localfirst.sessions.floor is
     'Changes up to this seq are no longer kept: a row of checkpoints stands for them. 0: all are there.';
 comment on column localfirst.sessions.updated_at is 'When its last change was admitted; never goes backwards.';
@@ -207,8 +207,8 @@ begin
             lane0 := digest >> 32;
             lane1 := digest & 4294967295;
             for i in p_starts[run] .. p_starts[run] + p_lasts[run] - p_firsts[run] loop
-                lane0 := (lane0 * 1299709 + p_hash0[i]) % 2147483647;
-                lane1 := (lane1 * 1299721 + p_hash1[i]) % 2147483629;
+                lane0 := (lane0 * 1299709 + p_hash0[i] + admitted_at) % 2147483647;
+                lane1 := (lane1 * 1299721 + p_hash1[i] + admitted_at) % 2147483629;
                 digests[i] := lane0 << 32 | lane1;
             end loop;
             admitted := p_lasts[run] - acked;

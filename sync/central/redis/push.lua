@@ -44,7 +44,8 @@ local function reply(status, admitted)
     return {status, head.generation, acked, admitted, head.seq, head.digest0, head.digest1, now}
 end
 
--- Products stay below 2^53 and quotients below 2^21, so `*` and `%` on doubles are exact.
+-- As localfirst.change does it. A time has at most fifteen digits, so the sums stay below 2^53 and the quotients below
+-- 2^21: `*`, `+` and `%` on doubles are exact.
 local function append()
     local stamp = string.format('%.0f:', now)
     local digest0, digest1 = head.digest0, head.digest1
@@ -52,8 +53,8 @@ local function append()
         local elements = {}
         for i = start, math.min(start + CHUNK - 1, count) do
             local hash0, hash1 = struct.unpack('>I4I4', hashes, (i - 1) * 8 + 1)
-            digest0 = (digest0 * FACTOR0 + hash0) % PRIME0
-            digest1 = (digest1 * FACTOR1 + hash1) % PRIME1
+            digest0 = (digest0 * FACTOR0 + hash0 + now) % PRIME0
+            digest1 = (digest1 * FACTOR1 + hash1 + now) % PRIME1
             elements[#elements + 1] = stamp .. struct.pack('>I4I4', digest0, digest1) .. ARGV[CHANGES + i]
         end
         redis.call('RPUSH', KEYS[2], unpack(elements))
