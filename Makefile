@@ -19,8 +19,12 @@ endif
 IDENTITY := import sys; print(sys.base_prefix, sys.version)
 PARALLEL := -n auto --dist loadgroup
 
+# What kills its processes before they could tell what they ran, takes the time, or tests the test servers.
+UNMEASURED := integration/test_chaos integration/test_crash integration/test_large integration/test_processes \
+	integration/test_servers acceptance/test_benchmarks acceptance/test_demo
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint bench soak clean
+.PHONY: help demo test test-quick coverage lint bench soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +37,14 @@ test: $(READY) ## Run every test, against real servers
 
 test-quick: $(READY) ## Run the tests that need no server
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
+
+coverage: $(READY) ## Check that tests take 95 % of the branches of sync, the fold and the log (8 minutes)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PARALLEL) tests/unit tests/integration tests/acceptance \
+		$(UNMEASURED:%=--ignore=tests/%.py) $(ARGS)
+	$(BIN)/coverage run -m tests.simulation 0 --count 200
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
