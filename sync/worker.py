@@ -217,6 +217,8 @@ class Worker:
 
     async def _take_turn(self) -> None:
         self.state = "turning"
+        if not self._reachable.is_set():  # Then no turn may come to its end for weeks.
+            await self._move_log()
         await self._attempt(self._turn)
 
     async def _turn(self) -> None:
@@ -303,12 +305,15 @@ class Worker:
 
     async def _maintain(self) -> None:
         """What would otherwise be paid for by an agent's call, or by the next start."""
-        if self._log.rows.wal_bytes() > CHECKPOINT_BYTES:
-            await asyncio.to_thread(self._log.rows.checkpoint)
+        await self._move_log()
         await self._replicator.tidy(_SWEEPS)
         if not self._dirty and self._seen_row - self._settled_row > SETTLE_ROWS:
             await patiently(self._log.mark_settled)
             self._settled_row = self._seen_row
+
+    async def _move_log(self) -> None:
+        if self._log.rows.wal_bytes() > CHECKPOINT_BYTES:
+            await asyncio.to_thread(self._log.rows.checkpoint)
 
     # One try, and many.
 

@@ -282,7 +282,12 @@ async def test_the_waits_grow_have_full_jitter_and_a_cap() -> None:
         assert 0.4 * cap < sum(seconds) / len(seconds) < 0.6 * cap  # Uniform from 0 to the cap.
 
 
-async def test_the_write_ahead_log_is_moved_by_the_worker(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [None, RemoteUnavailable("gone"), ConfigurationError("no")], ids=repr)
+async def test_the_write_ahead_log_is_moved_by_the_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Also while nothing can be sent, which may be for weeks."""
+    bench.central.error = error
     monkeypatch.setattr(worker, "CHECKPOINT_BYTES", 100_000)
     moved = asyncio.Event()
     checkpoint, loop = bench.log.rows.checkpoint, asyncio.get_running_loop()
