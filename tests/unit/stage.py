@@ -355,6 +355,13 @@ async def leave_the_turn(stage: Stage) -> None:
     stage.owner.release()
 
 
+async def leave_the_move(stage: Stage) -> None:
+    """The server was emptied; a process found that, and ended."""
+    stage.central.server.wipe()
+    stage.another().identity.follow("default", stage.central.server.namespace("default").store_id)
+    assert stage.bench.identity.is_moving("default")
+
+
 async def ask_for_all(stage: Stage) -> None:
     stage.central.hanging = OPERATIONS
     try:
@@ -461,6 +468,7 @@ EVENTS: Final[Mapping[str, Event]] = {
     "a poll is due": Event(let_a_poll_be_due, poll_often),
     "the wait is over": Event(end_the_wait),
     "a turn is left behind": Event(leave_the_turn, open_a_turn),
+    "a move is left behind": Event(leave_the_move, poll_often),
     "a request is made": Event(ask_for_all),
     "a request gets through": Event(let_the_request_through, ways=_WITH_REFRESH),
     "a request fails": Event(let_the_request_fail, ways=_WITH_FETCH),
@@ -503,6 +511,10 @@ def _is_released(stage: Stage) -> bool:
     return free
 
 
+def _is_sent(stage: Stage) -> bool:
+    return not stage.bench.identity.is_moving("default") and _is_pulled(stage)
+
+
 def _is_followed(stage: Stage) -> bool:
     followed = stage.bench.identity.followed("default")
     return followed == stage.central.server.namespace("default").store_id
@@ -515,6 +527,7 @@ EFFECTS: Final[Mapping[str, Callable[[Stage], bool]]] = {
     "pulled": _is_pulled,
     "listens": lambda stage: stage.central.listened > stage.listened,
     "followed": _is_followed,
+    "sent": _is_sent,
     "put aside": lambda stage: (BAD, "push") in stage.bench.quarantine.all("default"),
     "dropped": lambda stage: not stage.bench.quarantine.all("default") and "bad" not in stage.bench.pending(),
     "shown": lambda stage: stage.worker.status.last_error is not None,
