@@ -87,10 +87,14 @@ class Verifier:
 
     async def _problem_now(self, key: SessionKey, session_id: str) -> str:
         """What is seen when it is looked at again: it may have moved, if others write meanwhile."""
+        [remote] = await self._remotes([session_id])
         await self.catch_up({key})
         head = await self._site.head(key)
-        [remote] = await self._remotes([session_id])
-        return "" if head is None else await self._problem(key, head, remote)
+        if head is None:
+            return ""
+        if key not in self._stuck and _is_before(remote, head):  # What was taken was compared with where it is now.
+            remote = RemoteHead(head.generation or "", head.seq, head.digest)
+        return await self._problem(key, head, remote)
 
     async def _problem(self, key: SessionKey, head: Head, remote: _Remote) -> str:
         if problem := await _problem_here(self._site, key, head):
@@ -133,6 +137,11 @@ async def _problem_there(site: Site, head: Head, remote: _Remote, *, full: bool)
     if (head.generation, head.seq, head.digest) != remote:
         return _difference(head, remote)
     return await _problem_in(site, head, remote) if full else ""
+
+
+def _is_before(remote: _Remote, head: Head) -> bool:
+    """Whether a central log ended before a head that follows it."""
+    return isinstance(remote, RemoteHead) and remote.generation == head.generation and remote.seq < head.seq
 
 
 def _difference(head: Head, remote: RemoteHead) -> str:

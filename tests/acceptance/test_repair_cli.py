@@ -17,13 +17,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import localfirst
-from localfirst.change import new_id
 from localfirst.cli.app import app
 from localfirst.errors import RemoteRejected
 from localfirst.rows import Rows
 from sync.central import connect
 from sync.central.base import Pushed, Run
 from sync.central.directory import DirectoryStore
+from tests.integration.stores import push_foreign
 from tests.polling import eventually
 
 UNREACHABLE = "redis://:hunter2@127.0.0.1:1/0"
@@ -73,24 +73,11 @@ def error_of(result: Result) -> str:
     return line
 
 
-def push_foreign(url: str, session_id: str, data: bytes) -> None:
-    """Put bytes into a session's central log, as another replica would."""
-
-    async def push() -> None:
-        store = connect(url, "default")
-        await store.identify()
-        (head,) = await store.heads([session_id])
-        await store.push([Run(session_id, head.generation if head else new_id(), True, new_id(), 1, [data])])
-        await store.close()
-
-    asyncio.run(push())
-
-
 @pytest.fixture
 def poisoned(run: Invoke, central: str, tmp_path: Path) -> str:
     """A session that can't be read in the central store beyond its second change, and a third change behind that."""
     assert run("sync", "--once", "--remote", central).exit_code == 0
-    push_foreign(central, "user-1", b"\xc1 of a later version")
+    push_foreign(central, "default", "user-1", [b"\xc1 of a later version"])
     with localfirst.open(tmp_path / "other", remote=central, worker="none") as other:
         other.session("user-1").add_message("user", "behind it")
         other.flush(5)

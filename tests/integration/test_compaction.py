@@ -7,9 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -21,33 +19,11 @@ import redis
 import localfirst
 from localfirst.records import GARBAGE, span
 from localfirst.rows import Rows
+from tests.integration.stores import Open, contents, settle
 from tests.polling import eventually
-
-Open = Callable[..., localfirst.Store]
 
 ENOUGH = 100_000
 """Bytes: less than this is left of megabytes."""
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4()}"
-
-
-@pytest.fixture
-def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
-    """Open stores by the name of their directory; closed after the test."""
-    with ExitStack() as stack:
-
-        def open_store(name: str, remote: str | None, **options: Any) -> localfirst.Store:
-            options = {"namespace": namespace, "poll_interval": 0.1, **options}
-            return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
-
-        yield open_store
-
-
-def contents(session: localfirst.Session) -> list[Any]:
-    return [item["content"] for item in session]
 
 
 def all_of(session: localfirst.Session) -> tuple[Any, ...]:
@@ -65,14 +41,6 @@ def churn(session: localfirst.Session, key: str = "churn") -> None:
     """Enough writes that each make the one before needless."""
     for number in range(1000):
         session.set(key, f"{number} ".ljust(100, "x"))
-
-
-def settle(*stores: localfirst.Store) -> None:
-    """Everything everywhere."""
-    for _ in range(2):
-        for store in stores:
-            store.flush(20)
-            store.refresh(20)
 
 
 # What is kept.

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,6 @@ from tests.polling import eventually
 
 _spawn = multiprocessing.get_context("spawn")
 _fork = multiprocessing.get_context("fork")
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4()}"
 
 
 def contents(store: localfirst.Store) -> list[Any]:

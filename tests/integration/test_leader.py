@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import traceback
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,6 @@ from tests.polling import eventually
 
 _spawn = multiprocessing.get_context("spawn")
 _fork = multiprocessing.get_context("fork")
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4()}"
 
 
 def lead_until_killed(path: Path, remote: str, namespace: str, leads: Any) -> None:

@@ -6,62 +6,20 @@ import asyncio
 import json
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 
 import localfirst
 from localfirst import RemoteRejected, SessionEvent, SyncTimeout
-from localfirst.change import new_id
 from sync.central import connect
-from sync.central.base import PushStatus, Run, Want
+from sync.central.base import Want
+from tests.integration.stores import Open, contents, push_foreign
 from tests.polling import eventually
 
-Open = Callable[..., localfirst.Store]
-
 POISON = b"\xc1 of a later version"
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4()}"
-
-
-@pytest.fixture
-def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
-    """Open stores by the name of their directory; closed after the test."""
-    with ExitStack() as stack:
-
-        def open_store(name: str, remote: str | None, **options: Any) -> localfirst.Store:
-            options = {"namespace": namespace, "poll_interval": 0.1, **options}
-            return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
-
-        yield open_store
-
-
-def contents(session: localfirst.Session) -> list[Any]:
-    return [item["content"] for item in session]
-
-
-def push_foreign(url: str, namespace: str, session_id: str, changes: Sequence[bytes]) -> None:
-    """Put bytes into a session's central log, as another replica would."""
-
-    async def push() -> None:
-        central = connect(url, namespace)
-        await central.identify()
-        (head,) = await central.heads([session_id])
-        run = Run(session_id, head.generation if head else new_id(), True, new_id(), 1, changes)
-        (pushed,) = await central.push([run])
-        assert pushed.status is PushStatus.OK
-        await central.close()
-
-    asyncio.run(push())
 
 
 def log_of(url: str, namespace: str, session_id: str) -> list[bytes]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,28 +19,10 @@ from localfirst import ConfigurationError, RemoteLost, RemoteRejected, SessionEv
 from localfirst.testing.servers import RedisServer, Server, fresh_database
 from sync.central import connect
 from tests.conftest import OwnRedis
+from tests.integration.stores import Open, contents, settle
 from tests.polling import eventually
 
-Open = Callable[..., localfirst.Store]
-
 SESSIONS = ("s0", "s1", "s2")
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4()}"
-
-
-@pytest.fixture
-def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
-    """Open stores by the name of their directory; closed after the test."""
-    with ExitStack() as stack:
-
-        def open_store(name: str, remote: str | None, **options: Any) -> localfirst.Store:
-            options = {"namespace": namespace, "poll_interval": 0.1, **options}
-            return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
-
-        yield open_store
 
 
 @pytest.fixture
@@ -60,10 +40,6 @@ def two_urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
         own_redis = request.getfixturevalue("own_redis")
         return own_redis().url, own_redis().url
     return request.getfixturevalue("postgres_url"), request.getfixturevalue("other_database")
-
-
-def contents(session: localfirst.Session) -> list[Any]:
-    return [item["content"] for item in session]
 
 
 def fill(store: localfirst.Store, *words: str) -> None:
@@ -118,9 +94,7 @@ def test_an_emptied_redis_gets_everything_back_by_itself(own_redis: OwnRedis, op
     flush_all(server)
     a.session("s0").add_message("user", "after")
     eventually(lambda: {*lost[a], *lost[b]} == set(SESSIONS))  # Either may be the one that finds it.
-    for store in (a, b, a, b):
-        store.flush(10)
-        store.refresh(10)
+    settle(a, b)
     c = opened("c", server.url)
     c.refresh(10)
     for name in SESSIONS:
@@ -174,11 +148,7 @@ def test_another_store_with_sessions_of_the_same_names_loses_nothing_and_nor_do_
         first.session("only here").add_message("user", "ours")
     again = opened("a", other)
     again.session("s0").add_message("user", "new")
-    for store in (again, theirs):
-        store.flush(10)
-        store.refresh(10)
-        store.flush(10)
-    theirs.refresh(10)
+    settle(again, theirs)
     for name in SESSIONS:
         assert contents(again.session(name)) == contents(theirs.session(name))
         assert sorted(contents(again.session(name))) == ["new", "ours", "theirs"][name != "s0" :]
@@ -199,9 +169,7 @@ def test_a_schema_that_was_dropped_is_filled_again(postgres_url: str, opened: Op
     for store in (a, b):
         eventually(partial(refreshed, store))
     fill(a, "after")
-    for store in (b, a, b):
-        store.refresh(20)
-        store.flush(20)
+    settle(a, b)
     for name in SESSIONS:
         assert contents(a.session(name)) == contents(b.session(name))
         assert sorted(contents(a.session(name))) == ["after", "from a", "from b"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,8 @@ import localfirst
 from localfirst import SessionEvent, StoreStatus, SyncTimeout
 from sync.central.postgres.statements import QUERIES
 from tests.conftest import OwnPostgres, OwnRedis
+from tests.integration.stores import Open, contents
 from tests.polling import eventually
-
-Open = Callable[..., localfirst.Store]
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4()}"
-
-
-@pytest.fixture
-def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
-    """Open stores by the name of their directory; closed after the test."""
-    with ExitStack() as stack:
-
-        def open_store(name: str, remote: str | None, **options: Any) -> localfirst.Store:
-            options = {"namespace": namespace, "poll_interval": 0.2, **options}
-            return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
-
-        yield open_store
-
-
-def contents(session: localfirst.Session) -> list[Any]:
-    return [item["content"] for item in session]
 
 
 def test_a_conversation_goes_from_one_device_to_another_and_back(remote_url: str, opened: Open) -> None:

@@ -9,9 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,8 @@ import pytest
 import localfirst
 from localfirst import ConfigurationError, StoreClosed, SyncTimeout
 from tests.conftest import OwnRedis
+from tests.integration.stores import Open, contents
 from tests.polling import eventually
-
-Open = Callable[..., localfirst.Store]
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4()}"
-
-
-@pytest.fixture
-def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
-    """Open stores by the name of their directory; closed after the test."""
-    with ExitStack() as stack:
-
-        def open_store(name: str, remote: str | None, **options: Any) -> localfirst.Store:
-            options = {"namespace": namespace, "poll_interval": 0.1, **options}
-            return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
-
-        yield open_store
-
-
-@pytest.fixture
-def central(tmp_path: Path) -> str:
-    """A directory as central store, for what the network has no part in."""
-    return (tmp_path / "central").as_uri()
-
-
-def contents(session: localfirst.Session) -> list[Any]:
-    return [item["content"] for item in session]
 
 
 @contextmanager

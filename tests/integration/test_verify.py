@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,31 +22,7 @@ from localfirst.status import SessionCheck
 from sync.central import connect
 from sync.central.base import Checkpoint, Want
 from tests.conftest import OwnRedis
-
-Open = Callable[..., localfirst.Store]
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4()}"
-
-
-@pytest.fixture
-def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
-    """Open stores by the name of their directory; closed after the test."""
-    with ExitStack() as stack:
-
-        def open_store(name: str, remote: str | None, **options: Any) -> localfirst.Store:
-            options = {"namespace": namespace, "poll_interval": 0.1, **options}
-            return stack.enter_context(localfirst.open(tmp_path / name, remote=remote, **options))
-
-        yield open_store
-
-
-@pytest.fixture
-def central(tmp_path: Path) -> str:
-    """A directory as central store, for what the network has no part in."""
-    return (tmp_path / "central").as_uri()
+from tests.integration.stores import Open, push_foreign
 
 
 @pytest.fixture
@@ -372,8 +346,6 @@ def test_a_log_that_was_folded_beyond_where_this_replica_was_is_taken(opened: Op
 
 
 def test_what_can_not_be_read_there_is_told_and_not_put_aside(opened: Open, remote_url: str, namespace: str) -> None:
-    from tests.integration.test_quarantine import push_foreign
-
     a = opened("a", remote_url, worker="none")
     for session_id in ("s", "good"):
         a.session(session_id).add_message("user", "1")
