@@ -77,6 +77,7 @@ class History:
         self.told: list[range] = []
         """Of each writer: the numbers of the calls that returned."""
         self._chance = random.Random(seed)
+        self._slowness = 1.0
 
     def go_on(self, processes: Nursery) -> None:
         """A writer and a syncing process start, and are killed."""
@@ -97,10 +98,11 @@ class History:
         numbers = [int(line) for line in told.read_text().split()] if told.exists() else []
         assert numbers == list(range(first, first + len(numbers)))
         self.told.append(range(first, first + len(numbers)))
+        self._slowness = 1.0 if numbers else self._slowness * 1.2  # Where all were killed too soon, they live longer.
 
     def _moment(self) -> float:
         """Often while the directory is being opened."""
-        return self._chance.uniform(0.0, self._chance.choice([0.01, 0.03, 0.1]))
+        return self._slowness * self._chance.uniform(0.0, self._chance.choice([0.01, 0.03, 0.1]))
 
     def look_sometimes(self) -> None:
         """Reopen and look; often not, as closing puts in order what the next process should find in disorder."""
