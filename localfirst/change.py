@@ -22,8 +22,12 @@ PUT: Final = "put"
 DELETE: Final = "delete"
 INCREMENT: Final = "increment"
 END: Final = "end"
+FORK: Final = "fork"
+DROP: Final = "drop"
 
 MAIN_BRANCH: Final = "main"
+OF_A_BRANCH: Final = frozenset((APPEND, REMOVE, CLEAR, FORK))
+"""Kinds that say something of the branch that they are made on."""
 MAX_SESSION_ID_BYTES: Final = 1024
 
 
@@ -44,11 +48,14 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     base: int
     """The highest `seq` that the author had folded: what it had seen."""
     branch: str
+    """The id of the branch that it is made on: `MAIN_BRANCH`, or that of the fork that made it (see `branch_id`).
+    Metadata and turns are of the whole session: of those, it says nothing."""
     kind: str
     body: bytes
     """JSON, by kind. append: `[item, …]`; remove: `{"origin", "counter", "index"}`; clear: `{"seen": {origin:
     counter}}`, the last change of each replica that its author had seen; put: `{"key", "rule", "value"}`; delete:
-    `{"key"}`; increment: `{"key", "by"}`; end: `{}`, which ends a turn."""
+    `{"key"}`; increment: `{"key", "by"}`; end: `{}`, which ends a turn; fork: `{"name", "seen", "upto"}`, see
+    `localfirst.branches.Fork`; drop: `{"branch"}`, the id of the branch that is deleted."""
     turn: int = 0
     """Names the turn that it is part of, among those of its author; 0: none. Until the change that ends the turn is
     there too, it is not pushed, and not shown by other replicas."""
@@ -94,6 +101,27 @@ def in_turn(data: bytes) -> bool:
     (False, True)
     """
     return data[-1:] != b"\0"
+
+
+def branch_id(origin: str, counter: int) -> str:
+    """The id of the branch that a fork makes. No two have the same, whatever their names.
+
+    >>> branch_id("r1", 7)
+    'r1:7'
+    """
+    return f"{origin}:{counter}"
+
+
+def fork_of(branch: str) -> tuple[str, int]:
+    """Origin and counter of the fork that made a branch. Raises `MalformedChange` for what is no branch's id.
+
+    >>> fork_of("r1:7")
+    ('r1', 7)
+    """
+    origin, _, digits = branch.rpartition(":")
+    if origin and digits.isascii() and digits.isdigit() and digits[0] != "0" and len(digits) < 20:
+        return origin, int(digits)
+    raise MalformedChange(f"{branch[:60]!r} is no id of a branch")
 
 
 def new_id() -> str:

@@ -15,10 +15,24 @@ from typing import Final, NamedTuple
 import msgspec
 
 from localfirst import jsonvalue
-from localfirst.change import APPEND, CLEAR, DELETE, END, INCREMENT, MAIN_BRANCH, PUT, REMOVE, Admitted, Change
+from localfirst.branches import Branches
+from localfirst.change import (
+    APPEND,
+    CLEAR,
+    DELETE,
+    DROP,
+    END,
+    FORK,
+    INCREMENT,
+    MAIN_BRANCH,
+    PUT,
+    REMOVE,
+    Admitted,
+    Change,
+)
 from localfirst.clock import clamp
 from localfirst.errors import MalformedChange
-from localfirst.history import PENDING, History, Item, Undo
+from localfirst.history import PENDING, Item, ItemId, Undo
 from localfirst.metadata import Conflict, Register, Stamp, resolve
 
 MAX_CONFLICTS: Final = 100
@@ -61,17 +75,28 @@ class Fold:
         """The greatest timestamp in it."""
         self.metadata: dict[str, Register] = {}
         self.conflicts: deque[Conflict] = deque(maxlen=MAX_CONFLICTS)
-        self.history = History()
+        self.branches = Branches()
+        self.history = self.branches.main.history
+        """Of the main branch."""
         self.counters: dict[str, int] = {}
         """The highest counter of each origin in it, pending ones included."""
         self._pending: deque[_Pending] = deque()
         self._admitted_items = 0  # Counts while what is pending is simple.
-        self._simple = True  # Pending are appends only: then an acknowledgement in order moves nothing.
+        self._simple = True  # Pending are appends to main only: then an acknowledgement in order moves nothing.
 
     @property
     def items(self) -> list[Item]:
-        """What is visible, oldest first."""
+        """What is visible on the main branch, oldest first."""
         return self.history.items
+
+    def on(self, branch: str) -> Sequence[Item]:
+        """What is visible on the branch with an id, oldest first; nothing on one that is not there."""
+        line = self.branches.get(branch)
+        return line.history.items if line is not None else ()
+
+    def each_item(self) -> dict[ItemId, Item]:
+        """What is visible on any branch."""
+        return {item.id: item for line in self.branches.shown() for item in line.history.items}
 
     @property
     def pending(self) -> int:
@@ -95,8 +120,12 @@ class Fold:
         """Put a change of this replica on top."""
         effect, undo = self._apply(change, PENDING, change.time)
         self._pending.append(_Pending(change, undo))
-        self._simple = self._simple and change.kind == APPEND
+        self._simple = self._simple and change.kind == APPEND and self._only_on_main(change)
         return effect
+
+    def _only_on_main(self, change: Change) -> bool:
+        branches = self.branches
+        return change.branch == MAIN_BRANCH and not (branches.main.heirs and branches.is_late(change))
 
     def retract(self, count: int) -> None:
         """Take the last pending changes off again, which were not stored after all."""
@@ -173,14 +202,17 @@ class Fold:
 
     def _apply_kind(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
         if change.kind == APPEND:
-            added, undo = self.history.append(change, seq)
+            added, undo = self.branches.append(change, seq, self.counters)
             return Effect(change, added=added), undo
         if change.kind == REMOVE:
-            removed, undo = self.history.remove(change, self.counter)
+            removed, undo = self.branches.remove(change, self.counters)
             return Effect(change, removed=removed), undo
         if change.kind == CLEAR:
-            count, undo = self.history.clear(change)
+            count, undo = self.branches.clear(change, self.counters)
             return Effect(change, cleared=count > 0), undo
+        if change.kind in (FORK, DROP):
+            make_or_delete = self.branches.fork if change.kind == FORK else self.branches.drop
+            return Effect(change), make_or_delete(change, self.counters)
         if change.kind in (PUT, DELETE, INCREMENT):
             key, register, conflict = resolve(self.metadata, change, Stamp(time, change.origin, seq))
             undo = partial(self._restore, key, self.metadata.get(key))
@@ -205,9 +237,7 @@ def _nothing() -> None:
 
 def check(change: Change) -> None:
     """Raise `MalformedChange` for a change that can't be folded, so that it is refused before it is stored."""
-    probe = Fold()
-    probe.pend(change)
-    for item in probe.items:
+    for item in Fold().pend(change).added:
         jsonvalue.check_depth(jsonvalue.decode(item.data))
 
 

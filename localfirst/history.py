@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -16,6 +16,8 @@ PENDING: Final = 1 << 62
 """The `seq` of what is not admitted yet: after everything that is."""
 
 Undo = Callable[[], None]
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""In what comes from elsewhere: a counter, or a place."""
 
 T = TypeVar("T")
 
@@ -24,8 +26,8 @@ class ItemId(msgspec.Struct, frozen=True):
     """What names an item everywhere: the change that appended it, and its place in that change."""
 
     origin: str
-    counter: int
-    place: int = msgspec.field(name="index")
+    counter: Number
+    place: Number = msgspec.field(name="index")
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -49,7 +51,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 class Clear(msgspec.Struct):
     """Body of a clear."""
 
-    seen: dict[str, int]
+    seen: dict[str, Number]
     """The last change of each replica that its author had folded; that of the author itself need not be told."""
 
 
@@ -69,12 +71,28 @@ def encode_clear(seen: Mapping[str, int]) -> bytes:
 
 def decode_removal(body: bytes) -> ItemId:
     """The item that a remove names."""
-    return _decode(_id_decoder, body, "a remove names no item")
+    return decode_body(_id_decoder, body, "a remove names no item")
 
 
 def decode_clear(body: bytes) -> dict[str, int]:
     """What the author of a clear had seen."""
-    return _decode(_clear_decoder, body, "a clear does not tell what it clears").seen
+    return decode_body(_clear_decoder, body, "a clear does not tell what it clears").seen
+
+
+def items_in(change: Change, seq: int) -> list[Item]:
+    """The items of an append."""
+    origin, counter, time = change.origin, change.counter, change.time
+    return [Item(origin, counter, place, seq, time, data) for place, data in enumerate(jsonvalue.split(change.body))]
+
+
+def cleared_by(change: Change) -> dict[str, int]:
+    """What a clear clears: by origin, the counter of the last change that its author had seen."""
+    return greatest(decode_clear(change.body), {change.origin: change.counter - 1})
+
+
+def greatest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """The greater of two counters of each origin."""
+    return {origin: max(one.get(origin, 0), other.get(origin, 0)) for origin in (*one, *other)}
 
 
 class History:
@@ -93,16 +111,22 @@ class History:
 
     def append(self, change: Change, seq: int) -> tuple[list[Item], Undo]:
         """Add the items of an append; returns those that became visible."""
-        bodies = jsonvalue.split(change.body)
-        origin, counter, time = change.origin, change.counter, change.time
-        items = [Item(origin, counter, place, seq, time, data) for place, data in enumerate(bodies)]
-        if counter <= self.cleared.get(origin, 0):
+        items = items_in(change, seq)
+        if change.counter <= self.cleared.get(change.origin, 0):
             items = []
         if self.removed_early:
             items = [item for item in items if item.id not in self.removed_early]
         start = len(self.items)
         self.items += items
         return items, partial(self.items.__delitem__, slice(start, start + len(items)))
+
+    def insert(self, place: int, items: list[Item]) -> Undo:
+        """Put items before the one that is at a place, but for those that were taken away before they came."""
+        cleared, removed = self.cleared, self.removed_early
+        if cleared or removed:
+            items = [item for item in items if item.counter > cleared.get(item.origin, 0) and item.id not in removed]
+        self.items[place:place] = items
+        return partial(self.items.__delitem__, slice(place, place + len(items)))
 
     def remove(self, change: Change, appended: Callable[[str], int]) -> tuple[Item | None, Undo]:
         """Remove the item that a remove names; None if it is gone already.
@@ -122,12 +146,16 @@ class History:
     def clear(self, change: Change) -> tuple[int, Undo]:
         """Remove what the author of a clear had seen; returns how many."""
         before, cleared_before = self.items, self.cleared
-        cleared = dict(cleared_before)
-        for origin, counter in (*decode_clear(change.body).items(), (change.origin, change.counter - 1)):
-            cleared[origin] = max(counter, cleared.get(origin, 0))
+        cleared = greatest(cleared_before, cleared_by(change))
         self.items = [item for item in before if item.counter > cleared.get(item.origin, 0)]
         self.cleared = cleared
         return len(before) - len(self.items), partial(self._put_back, before, cleared_before)
+
+    def keep(self, fits: Callable[[Item], bool]) -> Undo:
+        """Remove the items that don't fit."""
+        before = self.items
+        self.items = [item for item in before if fits(item)]
+        return partial(self._put_back, before, self.cleared)
 
     def _put_back(self, items: list[Item], cleared: Mapping[str, int]) -> None:
         self.items, self.cleared = items, cleared
@@ -141,7 +169,8 @@ class History:
         return None
 
 
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes, problem: str) -> T:
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, problem: str) -> T:
+    """The body of a change. Raises `MalformedChange`, which says what the problem is."""
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
