@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from localfirst import jsonvalue
+from localfirst.branches import Line
 from localfirst.change import Admitted, Change, encode_change
 from localfirst.errors import InvalidItem, MalformedChange
 from localfirst.fold import Fold
-from localfirst.history import PENDING, Item, ItemId
+from localfirst.history import PENDING, History, Item, ItemId, Number, greatest
+from localfirst.merging import merge_branches
 from localfirst.metadata import Conflict, Register, Stamp, is_number, merge_registers
 
 FORMAT: Final = 1
@@ -24,14 +26,13 @@ MARKED: Final = 32
 """Changes of each origin whose hashes are kept."""
 HASH_DIGITS: Final = 16
 
-_Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-_Stamp = tuple[int, str, _Number]
+_Stamp = tuple[int, str, Number]
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
     """The last changes of one origin: by them, the origin knows whether what was folded is its own."""
 
-    counter: _Number
+    counter: Number
     """Of the last one."""
     hashes: str
     """Of up to `MARKED` changes, the last one last."""
@@ -59,7 +60,7 @@ class _Register(msgspec.Struct, array_like=True):
     value: str | None
     time: int
     origin: str
-    seq: _Number
+    seq: Number
     kind: str
     fields: dict[str, _Stamp] = {}
     sums: dict[str, str] = {}
@@ -71,20 +72,45 @@ class _Conflict(msgspec.Struct, array_like=True):
     rule: str
     values: tuple[str, str, str]
     origins: tuple[str, str]
-    seq: _Number
+    seq: Number
+
+
+_Item = tuple[str, Number, Number, Number, Number, str]
+_Named = tuple[str, Number, Number]
+
+
+class _Branch(msgspec.Struct):
+    id: str
+    name: str
+    """Empty: it is not shown."""
+    time: Number
+    parent: str
+    seen: dict[str, Number]
+    upto: dict[str, tuple[Number, Number]]
+    barred: dict[str, Number]
+    forked: bool
+    deleted: bool
+    items: list[tuple[Number, Number]]
+    """Stretches of `items` and `others` of the state, one after the other: the place of the first, and how many."""
+    removed: list[_Named]
+    cleared: dict[str, Number]
 
 
 class _State(msgspec.Struct):
     format: int
-    seq: _Number
-    time: _Number
-    seen: dict[str, _Number]
-    items: list[tuple[str, _Number, _Number, _Number, _Number, str]]
+    seq: Number
+    time: Number
+    seen: dict[str, Number]
+    items: list[_Item]
     metadata: list[_Register]
     marks: dict[str, Mark] = {}
-    removed: list[tuple[str, _Number, _Number]] = []
-    cleared: dict[str, _Number] = {}
+    removed: list[_Named] = []
+    cleared: dict[str, Number] = {}
     conflicts: list[_Conflict] = []
+    others: list[_Item] = []
+    """Items that are not on the main branch, but on others."""
+    branches: list[_Branch] = []
+    """All but main."""
 
 
 class State:
@@ -114,21 +140,61 @@ class State:
 def encode_state(state: State) -> bytes:
     """As bytes. Nothing in it may be pending."""
     fold = state.fold
+    lines = list(fold.branches.others(fold.counters).values())
+    places: dict[ItemId, int] = {}
+    if lines:
+        places = {item.id: place for place, item in enumerate(fold.items)}
+    others: list[Item] = []
+    for item in (item for line in lines for item in line.history.items):
+        if places.setdefault(item.id, len(places)) == len(fold.items) + len(others):
+            others.append(item)
     return msgspec.json.encode(
         _State(
             format=FORMAT,
             seq=fold.seq,
             time=fold.time,
             seen=fold.counters,
-            items=[
-                (item.origin, item.counter, item.place, item.seq, item.time, item.data.decode()) for item in fold.items
-            ],
+            items=[_item(item) for item in fold.items],
             metadata=[_register(key, register) for key, register in fold.metadata.items()],
             marks=state.marks,
-            removed=[(item.origin, item.counter, item.place) for item in fold.history.removed_early],
+            removed=_named(fold.history),
             cleared=dict(fold.history.cleared),
             conflicts=[_encoded_conflict(conflict) for conflict in fold.conflicts],
+            others=[_item(item) for item in others],
+            branches=[_branch(line, places) for line in lines],
         )
+    )
+
+
+def _item(item: Item) -> _Item:
+    return item.origin, item.counter, item.place, item.seq, item.time, item.data.decode()
+
+
+def _named(history: History) -> list[_Named]:
+    return sorted((item.origin, item.counter, item.place) for item in history.removed_early)
+
+
+def _branch(line: Line, places: Mapping[ItemId, int]) -> _Branch:
+    stretches: list[tuple[int, int]] = []
+    for item in line.history.items:
+        place = places[item.id]
+        if stretches and sum(stretches[-1]) == place:
+            stretches[-1] = (stretches[-1][0], stretches[-1][1] + 1)
+        else:
+            stretches.append((place, 1))
+    return _Branch(
+        line.id,
+        line.name,
+        line.time,
+        line.parent,
+        dict(line.seen),
+        dict(line.upto),
+        dict(line.barred),
+        line.forked,
+        line.deleted,
+        stretches,
+        _named(line.history),
+        dict(line.history.cleared),
     )
 
 
@@ -168,11 +234,10 @@ def _restored(found: _State) -> State:
     fold = Fold()
     fold.seq, fold.time = found.seq, found.time
     fold.counters = dict(found.seen)
-    for origin, counter, place, seq, time, text in found.items:
-        if counter > fold.counter(origin) or seq >= PENDING:
-            raise MalformedChange(f"a checkpoint shows change {counter} of {origin!r:.40} and has not folded it")
-        jsonvalue.check_depth(jsonvalue.decode(text.encode()))
-        fold.items.append(Item(origin, counter, place, seq, time, text.encode()))
+    fold.items.extend(_restored_item(each, fold) for each in found.items)
+    if found.branches:
+        items = [*fold.items, *(_restored_item(each, fold) for each in found.others)]
+        fold.branches.restore([_line(each, items) for each in found.branches])
     for each in found.metadata:
         fold.metadata[_name(each.key)] = _restored_register(each)
     fold.history.removed_early.update(ItemId(*named) for named in found.removed)
@@ -180,6 +245,28 @@ def _restored(found: _State) -> State:
     fold.conflicts.extend(map(_conflict, found.conflicts))
     fold.restored()
     return State(fold, found.marks)
+
+
+def _restored_item(found: _Item, fold: Fold) -> Item:
+    origin, counter, place, seq, time, text = found
+    if counter > fold.counter(origin) or seq >= PENDING:
+        raise MalformedChange(f"a checkpoint shows change {counter} of {origin!r:.40} and has not folded it")
+    jsonvalue.check_depth(jsonvalue.decode(text.encode()))
+    return Item(origin, counter, place, seq, time, text.encode())
+
+
+def _line(found: _Branch, items: list[Item]) -> Line:
+    history = History()
+    for first, count in found.items:
+        history.items += items[first : first + count]
+        if count == 0 or first + count > len(items) or len(history.items) > len(items):
+            raise MalformedChange(f"a checkpoint has a branch {found.id[:60]!r} of items that are not there")
+    history.removed_early.update(ItemId(*named) for named in found.removed)
+    history.cleared = dict(found.cleared)
+    seen, upto, barred = found.seen, found.upto, found.barred
+    return Line(
+        found.id, history, [], found.name, found.time, found.parent, seen, upto, barred, found.forked, found.deleted
+    )
 
 
 def _restored_register(found: _Register) -> Register:
@@ -216,22 +303,12 @@ def merge_states(ours: State, theirs: State) -> State:
     """
     mine, other = ours.fold, theirs.fold
     merged = Fold()
-    shown = {item.id for item in other.items}
-    kept = [item for item in mine.items if item.counter > other.counter(item.origin) or item.id in shown]
-    added = [item for item in other.items if item.counter > mine.counter(item.origin)]
-    cleared = _greatest(mine.history.cleared, other.history.cleared)
-    removed = mine.history.removed_early | other.history.removed_early
-    visible = [
-        item for item in (*kept, *added) if item.counter > cleared.get(item.origin, 0) and item.id not in removed
-    ]
-    for place, item in enumerate(visible, start=1):
-        merged.items.append(msgspec.structs.replace(item, seq=place))
-    merged.counters = _greatest(mine.counters, other.counters)
-    merged.seq, merged.time = max(mine.seq, other.seq, len(visible)), max(mine.time, other.time)
+    merged.counters = greatest(mine.counters, other.counters)
+    count = merge_branches(mine, other, merged)
+    merged.seq, merged.time = max(mine.seq, other.seq, count), max(mine.time, other.time)
     merged.metadata = {**other.metadata, **mine.metadata}
     for key in mine.metadata.keys() & other.metadata.keys():
         merged.metadata[key] = merge_registers(mine.metadata[key], other.metadata[key], mine.counter, other.counter)
-    merged.history.removed_early, merged.history.cleared = removed, cleared
     known = list(other.conflicts)
     merged.conflicts.extend((*known, *(conflict for conflict in mine.conflicts if conflict not in known)))
     merged.restored()
@@ -239,7 +316,3 @@ def merge_states(ours: State, theirs: State) -> State:
     for origin in ours.marks.keys() & theirs.marks.keys():
         marks[origin] = max(ours.marks[origin], theirs.marks[origin], key=lambda mark: mark.counter)
     return State(merged, marks)
-
-
-def _greatest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return {origin: max(one.get(origin, 0), other.get(origin, 0)) for origin in one.keys() | other.keys()}

@@ -11,13 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from localfirst import jsonvalue
-from localfirst.change import APPEND, CLEAR, MAIN_BRANCH, PUT, REMOVE, Admitted, Change, encode_change
+from localfirst.branches import encode_fork
+from localfirst.change import APPEND, CLEAR, FORK, MAIN_BRANCH, PUT, REMOVE, Admitted, Change, encode_change
 from localfirst.checkpoint import MARKED, Mark, State, decode_state, encode_state, hash_of, merge_states
 from localfirst.errors import MalformedChange
 from localfirst.fold import VOID, Fold
 from localfirst.history import Item, ItemId, encode_clear, encode_removal
 from localfirst.metadata import encode_put
-from tests.unit.universe import Universe, universes
+from tests.unit.universe import BRANCHING, Universe, lines, rebuilt, universes
 
 
 def folded(log: list[Admitted]) -> State:
@@ -37,6 +38,7 @@ def seen(fold: Fold) -> tuple[Any, ...]:
         fold.counters,
         fold.history.removed_early,
         dict(fold.history.cleared),
+        lines(fold),
     )
 
 
@@ -91,6 +93,18 @@ def test_of_a_log_that_was_filled_again_too(log: list[Admitted], place: int) -> 
     assert seen(state.fold) == seen(folded(log).fold)
 
 
+@settings(max_examples=200, deadline=None)
+@given(universes(kinds=BRANCHING, max_steps=40), st.integers(0, 60), st.data())
+def test_of_a_log_with_branches_that_was_filled_again_too(universe: Universe, place: int, data: st.DataObject) -> None:
+    """There, what is on a branch may wait for its fork."""
+    log = data.draw(rebuilt(universe.log))
+    state = decode_state(encode_state(folded(log[:place])))
+    assert seen(state.fold) == seen(folded(log[:place]).fold)
+    state.admit(log[place:])
+    assert seen(state.fold) == seen(folded(log).fold)
+    assert encode_state(state) == encode_state(folded(log))
+
+
 @settings(max_examples=100, deadline=None)
 @given(universes(), st.integers(0, 60))
 def test_what_is_pending_stands_on_a_checkpoint_as_on_the_log(universe: Universe, place: int) -> None:
@@ -126,6 +140,19 @@ def test_values_that_are_no_pure_json_come_through() -> None:
     restored = decode_state(encode_state(state))
     assert repr(seen(restored.fold)) == repr(seen(state.fold))  # NaN is not equal to itself.
     json.loads(encode_state(state))  # The central store's own tools can read it.
+
+
+def test_an_item_of_many_branches_is_there_once() -> None:
+    body = jsonvalue.join([jsonvalue.encode("x" * 1000)] * 100)
+    changes = [Change("r1", 1, 1, 0, MAIN_BRANCH, APPEND, body)]
+    changes += [Change("r1", 2 + n, 1, 0, MAIN_BRANCH, FORK, encode_fork(f"b{n}", {}, {})) for n in range(20)]
+    plain, branching = (
+        folded([Admitted(seq, 10, each) for seq, each in enumerate(changes[:count], start=1)]) for count in (1, 21)
+    )
+    assert len(encode_state(branching)) < len(encode_state(plain)) + 20 * 300
+    fold = decode_state(encode_state(branching)).fold
+    for line in fold.branches.shown():
+        assert all(one is other for one, other in zip(fold.items, line.history.items, strict=True))
 
 
 def test_a_change_that_was_given_up_leaves_no_mark() -> None:
@@ -200,7 +227,7 @@ def use(data: bytes, then: list[Admitted]) -> None:
     """Take it as a replica does: it is refused, or can be folded on, looked at and written again."""
     try:
         state = decode_state(data)
-        for item in state.fold.items:
+        for item in state.fold.each_item().values():
             jsonvalue.decode(item.data)
         for register in state.fold.metadata.values():
             assert register.value is None or jsonvalue.decode(register.value) is not NotImplemented
@@ -285,6 +312,32 @@ def test_the_items_of_two_sides_are_those_of_all_their_changes(
     assert set(merged.metadata) == set(whole.metadata)
 
 
+@settings(max_examples=250, deadline=None)
+@given(two_sides())
+def test_the_branches_of_two_sides_are_those_of_all_their_changes(
+    sides: tuple[list[Admitted], list[Admitted], list[Admitted]],
+) -> None:
+    """Of what the sides removed from a branch and forked from it, a fork has at least what it has in any order."""
+    ours, theirs, union = sides
+    common = [one for one, other in zip(ours, theirs, strict=False) if one == other]
+    orders = union, numbered(common + theirs[len(common) :] + ours[len(common) :])
+    merged = merge_states(folded(ours), folded(theirs)).fold
+    either, other = (folded(order).fold for order in orders)
+    assert {line.id for line in merged.branches.shown()} == {line.id for line in either.branches.shown()}
+    for line in merged.branches.shown():
+        one, two = ({item.id for item in fold.on(line.id)} for fold in (either, other))
+        assert one & two <= {item.id for item in line.history.items} <= one | two
+        assert len(line.history.items) == len({item.id for item in line.history.items})
+
+
+def test_two_branches_of_one_name_that_meet() -> None:
+    one, other = (Change(origin, 1, 1, 0, MAIN_BRANCH, FORK, encode_fork("draft", {}, {})) for origin in ("a", "b"))
+    ours, theirs = folded([Admitted(1, 10, one)]), folded([Admitted(1, 10, other)])
+    for merged in (merge_states(ours, theirs), merge_states(theirs, ours)):
+        for again in (merged, merge_states(merged, theirs), merge_states(theirs, merged)):
+            assert [line.name for line in again.fold.branches.shown()] == ["main", "draft", "draft@b"]
+
+
 def test_what_one_side_removed_and_the_other_shows_is_gone() -> None:
     """One side had the removal before the item, and the other the item without the removal."""
     item = Change("a", 1, 1, 0, MAIN_BRANCH, APPEND, b'["x","y"]')
@@ -320,6 +373,11 @@ def test_it_makes_no_difference_whose_side_is_named_first(
     assert (one.fold.seq, one.fold.time) == (other.fold.seq, other.fold.time)
     assert one.fold.history.removed_early == other.fold.history.removed_early
     assert one.fold.history.cleared == other.fold.history.cleared
+    assert [(line.id, line.name) for line in one.fold.branches.shown()] == [
+        (line.id, line.name) for line in other.fold.branches.shown()
+    ]
+    for line in one.fold.branches.shown():
+        assert {item.id for item in line.history.items} == {item.id for item in other.fold.on(line.id)}
     assert one.marks == other.marks
 
 
@@ -329,7 +387,8 @@ def test_merging_again_changes_nothing(sides: tuple[list[Admitted], list[Admitte
     ours, theirs = folded(sides[0]), folded(sides[1])
     merged = merge_states(ours, theirs)
     for again in (merge_states(merged, ours), merge_states(merged, theirs), merge_states(merged, merged)):
-        assert [item.id for item in again.fold.items] == [item.id for item in merged.fold.items]
+        for line in merged.fold.branches.shown():
+            assert [item.id for item in again.fold.on(line.id)] == [item.id for item in line.history.items]
         assert again.fold.metadata == merged.fold.metadata
         assert again.fold.counters == merged.fold.counters
         assert again.marks == merged.marks
