@@ -14,10 +14,21 @@ from typing import NamedTuple
 import msgspec
 
 from localfirst import jsonvalue
-from localfirst.change import APPEND, EMPTY_DIGEST, Change, decode_change, derived_id, extend_digest, new_id
+from localfirst.change import (
+    APPEND,
+    EMPTY_DIGEST,
+    FORK,
+    Change,
+    branch_id,
+    decode_change,
+    derived_id,
+    extend_digest,
+    new_id,
+)
 from localfirst.checkpoint import MARKED, State, decode_state, encode_state, hash_of, merge_states
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
-from localfirst.history import ItemId
+from localfirst.fold import Fold
+from localfirst.history import Item, ItemId
 from localfirst.records import Head, Kept, Rename, SessionKey
 from localfirst.turns import OpenTurns
 from sync.central.base import Checkpoint, Pulled, PushStatus, Run, Want
@@ -184,10 +195,10 @@ class _Copy:
             found = log.change(self._key, head.slot(each))
             if found is not None and mark is not None and mark.hash_at(each) == hash_of(found):
                 return None if each == counter else head.slot(each + 1)
-        shown = {item.id: item.data for item in state.fold.items if item.origin == head.origin}
+        shown = state.fold.each_item()
         for slot in range(known + 1, head.slot(counter) + 1):
             found = log.change(self._key, slot)
-            if found is None or not _is_shown(decode_change(found), shown):
+            if found is None or not _is_shown(decode_change(found), state.fold, shown):
                 return slot
         return None
 
@@ -295,12 +306,18 @@ class _Copy:
         return Resynced(after, await rename_of(self._site, self._key, head, self._twin, self._same))
 
 
-def _is_shown(change: Change, shown: dict[ItemId, bytes]) -> bool:
-    """Whether an item of a change is among those that are shown."""
+def _is_shown(change: Change, fold: Fold, items: dict[ItemId, Item]) -> bool:
+    """Whether an item of a change is among those that are shown, or the branch that it made."""
+    if change.kind == FORK:
+        line = fold.branches.get(branch_id(change.origin, change.counter))
+        return line is not None and line.time == change.time
     if change.kind != APPEND:
         return False
-    items = jsonvalue.split(change.body)
-    return any(shown.get(ItemId(change.origin, change.counter, place)) == data for place, data in enumerate(items))
+    for place, data in enumerate(jsonvalue.split(change.body)):
+        item = items.get(ItemId(change.origin, change.counter, place))
+        if item is not None and item.data == data:
+            return True
+    return False
 
 
 async def rename_of(site: Site, key: SessionKey, head: Head, twin: int | None, same: Collection[int]) -> Rename | None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from localfirst.change import APPEND, CLEAR, REMOVE, Change, decode_change, hash_changes
+from localfirst.change import APPEND, CLEAR, DROP, FORK, REMOVE, Change, decode_change, hash_changes
 from localfirst.checkpoint import hash_of
 from localfirst.errors import MalformedChange
 from localfirst.fold import check
@@ -22,8 +22,8 @@ from sync.site import Site
 
 MOST_MS: Final = 1 << 45
 """Unix milliseconds in the year 3084: no clock shows more."""
-_SPENT: Final = {APPEND: 0, REMOVE: 2, CLEAR: 256}
-"""What a change makes needless of the log, itself included, at most. Of a clear nobody knows."""
+_SPENT: Final = {APPEND: 0, FORK: 0, REMOVE: 2, CLEAR: 256, DROP: 256}
+"""What a change makes needless of the log, itself included, at most. Of a clear and of a drop nobody knows."""
 
 
 @dataclass
