@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from localfirst.events import SessionEvent
     from localfirst.metadata import Conflict
     from localfirst.session import Session
-    from localfirst.status import Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
+    from localfirst.status import Branch, Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
     from localfirst.store import Store, open  # noqa: A004
 
 __version__ = VERSION
 
 __all__ = [
+    "Branch",
     "ConfigurationError",
     "Conflict",
     "InvalidItem",
@@ -71,6 +72,7 @@ __all__ = [
 
 # Found when first used: sync imports the modules below `localfirst`, and the store imports sync.
 _HOMES = {
+    "Branch": "localfirst.status",
     "Conflict": "localfirst.metadata",
     "Quarantined": "localfirst.status",
     "Session": "localfirst.session",

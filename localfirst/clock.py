@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Final
 
 LOGICAL_BITS: Final = 16
@@ -33,6 +34,19 @@ def pack(ms: int, logical: int = 0) -> int:
 def unpack_ms(timestamp: int) -> int:
     """The Unix milliseconds of a timestamp."""
     return timestamp >> LOGICAL_BITS
+
+
+def moment(timestamp: int) -> datetime | None:
+    """The time of a timestamp (UTC); None for one that no clock shows.
+
+    >>> moment(pack(0, 1)) is None, moment(pack(1_500))
+    (True, datetime.datetime(1970, 1, 1, 0, 0, 1, 500000, tzinfo=datetime.timezone.utc))
+    """
+    ms = unpack_ms(timestamp)
+    try:
+        return datetime.fromtimestamp(ms / 1000, timezone.utc) if ms else None
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def clamp(timestamp: int, admitted_at: int) -> int:

@@ -14,10 +14,10 @@ from localfirst.events import Listeners, SessionEvent, news_of
 from localfirst.fold import Fold
 from localfirst.identity import Identity, fingerprint
 from localfirst.log import Log
-from localfirst.records import Backlog, Head, SessionKey
+from localfirst.records import Backlog, Head, Here, SessionKey
 from localfirst.rows import Rows, patiently
 from localfirst.turns import Owner, Turns
-from localfirst.view import Plan, View, Views, no_turn
+from localfirst.view import OnBranch, Plan, View, Views, no_turn, on_main
 from localfirst.writer import Writer
 
 T = TypeVar("T")
@@ -83,20 +83,36 @@ class Local:
                 pass
         return await self._writer.run_aside(partial(_look, view, look))
 
-    def write(self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False, turn: Turn = no_turn) -> None:
+    def write(
+        self,
+        key: SessionKey,
+        session_id: str,
+        plan: Plan,
+        *,
+        fresh: bool = False,
+        turn: Turn = no_turn,
+        branch: OnBranch = on_main,
+    ) -> None:
         """Carry out what a plan decides, as part of a turn or by itself; returns when it is on disk."""
-        patiently(partial(self._write, self.view(key, session_id), plan, fresh, turn))
+        patiently(partial(self._write, self.view(key, session_id), plan, fresh, turn, branch))
 
     async def write_soon(
-        self, key: SessionKey, session_id: str, plan: Plan, *, fresh: bool = False, turn: Turn = no_turn
+        self,
+        key: SessionKey,
+        session_id: str,
+        plan: Plan,
+        *,
+        fresh: bool = False,
+        turn: Turn = no_turn,
+        branch: OnBranch = on_main,
     ) -> None:
         """As `write`; a busy directory is waited for off the event loop."""
         view = self.view(key, session_id)
         run = self._writer.run_aside if view.is_costly() else self._writer.run
-        await run(partial(self._write, view, plan, fresh, turn))
+        await run(partial(self._write, view, plan, fresh, turn, branch))
 
-    def _write(self, view: View, plan: Plan, fresh: bool, turn: Turn) -> None:
-        if view.write(plan, fresh=fresh, turn=turn) and self.wrote is not None:
+    def _write(self, view: View, plan: Plan, fresh: bool, turn: Turn, branch: OnBranch) -> None:
+        if view.write(plan, fresh=fresh, turn=turn, branch=branch) and self.wrote is not None:
             self.wrote()
 
     async def run_soon(self, call: Callable[[], T]) -> T:
@@ -106,6 +122,21 @@ class Local:
     def new_turn(self) -> int:
         """A number for a turn: odd, see `localfirst.change.in_turn`."""
         return self._clock.now() | 1
+
+    def here(self, key: SessionKey) -> Here:
+        """The branch of a session on which somebody in this directory stood last."""
+        self.check_open()
+        return patiently(partial(self.log.here, key))
+
+    async def here_soon(self, key: SessionKey) -> Here:
+        """As `here`; a busy directory is waited for off the event loop."""
+        self.check_open()
+        return await self._writer.run(partial(self.log.here, key))
+
+    def stand(self, key: SessionKey, here: Here) -> None:
+        """Note on which branch of a session somebody stands."""
+        self.check_open()
+        patiently(partial(self.log.stand, key, here))
 
     def follow(self, key: SessionKey, session_id: str) -> None:
         """Make a session known on this disk, so that it comes when another replica writes to it."""

@@ -7,6 +7,7 @@ Each key starts with a letter and the session's key (a hash of namespace and id)
     p <session> <volume> <seq>   one page of the central log: changes of others, and the seqs that ours were given
     k <session> <volume> <part>  a part of the checkpoint that stands for what was before the pages
     g <session> <volume>         that volume is being made, or is to be removed
+    b <session>                  the branch on which the next `Session` object here begins; none: main
 
 An agent's call inserts one `c` row behind all others of its session, or none: a compare-and-swap, by which of two
 processes that take the same slot one is refused. So the last `c` row of a session is never deleted. Replication writes
@@ -29,12 +30,14 @@ from localfirst.records import (
     CHANGE,
     GARBAGE,
     HEAD,
+    HERE,
     KEY_BYTES,
     PAGE,
     PART,
     VOLUME_BYTES,
     Backlog,
     Head,
+    Here,
     Kept,
     Page,
     Rename,
@@ -62,6 +65,7 @@ _PAGES_AT_ONCE: Final = 8
 _encode = msgspec.msgpack.Encoder().encode
 _head_decoder = msgspec.msgpack.Decoder(Head)
 _page_decoder = msgspec.msgpack.Decoder(Page)
+_here_decoder = msgspec.msgpack.Decoder(Here)
 
 
 class Log:
@@ -113,6 +117,18 @@ class Log:
             changes = self._slots(key, max(after_slot, head.bottom))
         checkpoint = b"".join(value for _, value in parts) if parts else None
         return Rest(head, whole, checkpoint, [self._decode_page(value) for _, value in pages], changes)
+
+    def here(self, key: SessionKey) -> Here:
+        """The branch on which somebody stood last."""
+        value = self.rows.get(HERE + key)
+        try:
+            return Here() if value is None else _here_decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StoreCorrupt(f"{self.rows.directory} holds a branch that can't be decoded: {error}") from error
+
+    def stand(self, key: SessionKey, here: Here) -> None:
+        """Note on which branch somebody stands."""
+        self.rows.put(HERE + key, _encode(here))
 
     def is_long(self, key: SessionKey, rows: int = 500) -> bool:
         """Whether a session has more than so many rows of one kind; cheap."""

@@ -6,23 +6,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from localfirst import jsonvalue
-from localfirst.change import CLEAR, DELETE, INCREMENT, PUT, REMOVE
-from localfirst.errors import InvalidItem
+from localfirst.branches import MAX_NAME, encode_drop, encode_fork
+from localfirst.change import CLEAR, DELETE, DROP, FORK, INCREMENT, MAIN_BRANCH, PUT, REMOVE
+from localfirst.errors import ConfigurationError, InvalidItem
 from localfirst.fold import Fold
-from localfirst.history import encode_clear, encode_removal
+from localfirst.history import Item, encode_clear, encode_removal
 from localfirst.metadata import RULES, Rule, encode_delete, encode_increment, encode_put, is_number
-from localfirst.view import Plan, Step
+from localfirst.view import OnBranch, Plan, Step, on_main
 
 
 class Pop:
-    """Plans the removal of the last item that fits, and keeps it."""
+    """Plans the removal of the last item of a branch that fits, and keeps it."""
 
-    def __init__(self, fits: Callable[[Any], bool]) -> None:
+    def __init__(self, fits: Callable[[Any], bool], branch: OnBranch = on_main) -> None:
         self.item: Any = None
         self._fits = fits
+        self._branch = branch
 
     def __call__(self, fold: Fold) -> list[Step]:
-        for item in reversed(fold.items):
+        for item in reversed(fold.on(self._branch(fold))):
             self.item = jsonvalue.decode(item.data)
             if self._fits(self.item):
                 return [(REMOVE, encode_removal(item))]
@@ -35,10 +37,72 @@ def always(*steps: Step) -> Plan:
     return lambda _: steps
 
 
-def clear(fold: Fold) -> list[Step]:
+def clear(fold: Fold, branch: OnBranch = on_main) -> list[Step]:
     """Nothing where there is nothing to clear."""
-    seen = {item.origin: fold.counter(item.origin) for item in fold.items}
+    seen = {item.origin: fold.counter(item.origin) for item in fold.on(branch(fold))}
     return [(CLEAR, encode_clear(seen))] if seen else []
+
+
+def fork(name: str, at_turn: int | None, branch: OnBranch = on_main) -> Plan:
+    """Raises `ConfigurationError` when carried out where the name is taken, or there is no such turn."""
+
+    def plan(fold: Fold) -> list[Step]:
+        if fold.branches.named(name):
+            raise ConfigurationError(f"there is a branch {name!r} already: switch() to it, or take another name")
+        items = fold.on(branch(fold))
+        left_out = () if at_turn is None else items[_turn_begins(items, at_turn) :]
+        upto = {item.origin: (item.counter, item.place) for item in reversed(left_out)}
+        return [(FORK, encode_fork(name, fold.counters, upto))]
+
+    return plan
+
+
+def _turn_begins(items: Sequence[Item], turn: int) -> int:
+    count = 0
+    for place, item in enumerate(items):
+        found = jsonvalue.decode(item.data)
+        count += isinstance(found, dict) and found.get("role") == "user"
+        if count == turn:
+            return place
+    raise ConfigurationError(f"there is no turn {turn}: turns begin with messages of the user, and there are {count}")
+
+
+def drop(name: str, branch: OnBranch) -> Plan:
+    """Raises `ConfigurationError` when carried out where there is no such branch, or it is that on which one is."""
+
+    def plan(fold: Fold) -> list[Step]:
+        line = fold.branches.named(name)
+        if line is None:
+            raise no_branch(name)
+        if line.id in (MAIN_BRANCH, branch(fold)):
+            why = "the main branch can't be deleted" if line.id == MAIN_BRANCH else "it is in use here: switch() first"
+            raise ConfigurationError(f"branch {name!r} was not deleted: {why}")
+        return [(DROP, encode_drop(line.id))]
+
+    return plan
+
+
+def no_branch(name: object) -> ConfigurationError:
+    """What tells that there is none."""
+    return ConfigurationError(f"there is no branch {name!r}: branches() lists those that are there, branch() makes one")
+
+
+def checked_name(name: object) -> str:
+    """The name for a branch, or `ConfigurationError`."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        raise ConfigurationError(f"the name of a branch is a string of 1 to {MAX_NAME} characters, not {name!r:.60}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError("the name of a branch can't hold lone surrogates: it must be valid Unicode") from None
+    return name
+
+
+def checked_turn(turn: object) -> int | None:
+    """The number of a turn, or `ConfigurationError`."""
+    if turn is None or (isinstance(turn, int) and not isinstance(turn, bool) and turn > 0):
+        return turn
+    raise ConfigurationError(f"at_turn is the number of a turn: 1, 2, 3, …; not {turn!r:.60}")
 
 
 def encode_items(items: Sequence[Any]) -> list[bytes]:
@@ -54,9 +118,9 @@ def encode_items(items: Sequence[Any]) -> list[bytes]:
     return encoded
 
 
-def last(fold: Fold, limit: int | None) -> list[bytes]:
-    """The last items, encoded; None or negative: all."""
-    items = fold.items
+def last(fold: Fold, limit: int | None, branch: OnBranch = on_main) -> list[bytes]:
+    """The last items of a branch, encoded; None or negative: all."""
+    items = fold.on(branch(fold))
     if limit is not None and limit >= 0:
         items = items[max(0, len(items) - limit) :]
     return [item.data for item in items]

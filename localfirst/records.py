@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from localfirst.change import EMPTY_DIGEST
+from localfirst.change import EMPTY_DIGEST, MAIN_BRANCH
 
 SessionKey = bytes
 Direction = Literal["push", "pull"]
@@ -16,7 +16,7 @@ KEY_BYTES: Final = 16
 VOLUME_BYTES: Final = 8
 NO_VOLUME: Final = bytes(VOLUME_BYTES)
 
-HEAD, CHANGE, PAGE, PART, GARBAGE, ASIDE, VOID, TURN = b"h", b"c", b"p", b"k", b"g", b"q", b"v", b"t"
+HEAD, CHANGE, PAGE, PART, GARBAGE, ASIDE, VOID, TURN, HERE = b"h", b"c", b"p", b"k", b"g", b"q", b"v", b"t", b"b"
 
 
 def session_key(namespace: str, session_id: str) -> SessionKey:
@@ -73,6 +73,15 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     def slot(self, counter: int) -> int:
         """Where the change of `origin` with this counter is."""
         return self.offset + counter
+
+
+class Here(msgspec.Struct, frozen=True, array_like=True):
+    """The branch on which somebody stands."""
+
+    branch: str = MAIN_BRANCH
+    """Its id, as it was when that was noted."""
+    time: int = 0
+    """Of its fork. The id of a branch changes if its fork is renamed, this doesn't."""
 
 
 class OwnRange(msgspec.Struct, frozen=True, array_like=True):

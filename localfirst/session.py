@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from localfirst import jsonvalue, plans
 from localfirst.change import APPEND, PUT, check_session_id
+from localfirst.clock import moment
 from localfirst.errors import InvalidItem
 from localfirst.events import SessionEvent
 from localfirst.export import read_export, write_export
@@ -23,8 +25,10 @@ from localfirst.metadata import (
     is_number,
 )
 from localfirst.records import session_key
+from localfirst.standing import Standing
+from localfirst.status import Branch
 from localfirst.turn import Turn, turn_of
-from localfirst.view import Plan, Step
+from localfirst.view import OnBranch, Plan, Step
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,7 +55,13 @@ class Session:
     """
 
     def __init__(
-        self, store: Store, session_id: str, *, hydrate_timeout: float = 2.0, session_settings: Any = None
+        self,
+        store: Store,
+        session_id: str,
+        *,
+        hydrate_timeout: float = 2.0,
+        session_settings: Any = None,
+        branch: str | None = None,
     ) -> None:
         self.session_id = check_session_id(session_id)
         self.session_settings = session_settings
@@ -59,6 +69,7 @@ class Session:
         self._store = store
         self._key = session_key(store.namespace, session_id)
         self._hydrate_timeout = hydrate_timeout
+        self._standing = Standing(store._local, self._key, branch)
 
     # The OpenAI Agents SDK's protocol.
 
@@ -83,8 +94,9 @@ class Session:
             await self._hydrate_soon()
         if self.session_settings is not None and limit is None:
             limit = self._default_limit()
-        encoded = await self._store._local.read_soon(self._key, self.session_id, lambda fold: plans.last(fold, limit))
-        return jsonvalue.decode_each(encoded)
+        branch = await self._branch_soon()
+        local, look = self._store._local, partial(plans.last, limit=limit, branch=branch)
+        return jsonvalue.decode_each(await local.read_soon(self._key, self.session_id, look))
 
     async def pop_item(self) -> Any | None:
         """Remove the last item and return it; None if there is none.
@@ -94,7 +106,7 @@ class Session:
         ('b', 1)
         """
         await self._hydrate_soon()
-        popped = plans.Pop(plans.is_item)
+        popped = plans.Pop(plans.is_item, await self._branch_soon())
         await self._write_soon(popped, fresh=True)
         return self._popped(popped)
 
@@ -104,7 +116,7 @@ class Session:
         >>> asyncio.run(session.clear_session()); len(session)
         0
         """
-        await self._write_soon(plans.clear, fresh=True)
+        await self._write_soon(partial(plans.clear, branch=await self._branch_soon()), fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Messages: the items that have a role and a content.
@@ -139,7 +151,7 @@ class Session:
         {'role': 'user', 'content': 'Helo'}
         """
         self._hydrate()
-        popped = plans.Pop(plans.is_message)
+        popped = plans.Pop(plans.is_message, self._branch())
         self._write(popped, fresh=True)
         return self._popped(popped)
 
@@ -149,7 +161,7 @@ class Session:
         >>> session.clear(); list(session)
         []
         """
-        self._write(plans.clear, fresh=True)
+        self._write(partial(plans.clear, branch=self._branch()), fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Metadata.
@@ -225,6 +237,78 @@ class Session:
         self._hydrate()
         return self._read(lambda fold: list(fold.conflicts))
 
+    # Branches.
+
+    def branch(self, name: str, at_turn: int | None = None) -> str:
+        """Fork the current branch: make another with the same items, that goes on by itself. Returns its name.
+
+        Nothing is copied, whatever the length. `at_turn`: with the items before that turn only; turns begin with the
+        messages of the user, the first is 1. The session stays on its branch: `switch` to go to the new one. Metadata
+        is of all branches alike. If another replica has a branch of this name, made without knowledge of this one, that
+        of the two which reaches the central store later is called `name@` and the first 6 characters of its replica's
+        id. Raises `ConfigurationError` if there is a branch of this name here, or no such turn.
+
+        >>> _ = session.add_message("user", "Hello"), session.add_message("assistant", "Hi!")
+        >>> session.branch("draft"), session.branch("from scratch", at_turn=1)
+        ('draft', 'from scratch')
+        >>> session.switch("draft"); _ = session.add_message("user", "Another question"); len(session)
+        3
+        >>> session.switch("main"); len(session)
+        2
+        """
+        self._hydrate()
+        plan = plans.fork(plans.checked_name(name), plans.checked_turn(at_turn), self._branch())
+        self._write(plan, fresh=True)
+        return name
+
+    def branches(self) -> list[Branch]:
+        """All branches, main first, then the oldest.
+
+        >>> _ = session.branch("draft")
+        >>> [(branch.name, branch.items, branch.current) for branch in session.branches()]
+        [('main', 0, True), ('draft', 0, False)]
+        """
+        self._hydrate()
+        on_branch = self._branch()
+
+        def look(fold: Fold) -> list[Branch]:
+            here = on_branch(fold)
+            return [
+                Branch(line.name, len(line.history.items), moment(line.time), line.id == here)
+                for line in fold.branches.shown()
+            ]
+
+        return self._read(look)
+
+    def switch(self, name: str) -> None:
+        """Go to a branch: from here on, all calls for items and messages mean that one.
+
+        This object goes, and it is remembered in this directory where the next one for this session begins; others that
+        live stay where they are. Raises `ConfigurationError` if there is no such branch. If another replica deletes the
+        branch on which an object is, its calls raise that, too, until it is switched; a new object begins on main then.
+
+        >>> _ = session.branch("draft"); session.switch("draft"); _ = session.add_message("user", "Hello")
+        >>> len(session), len(store.session("user-123")), len(store.session("user-123", branch="main"))
+        (1, 1, 0)
+        """
+        self._hydrate()
+        line = self._read(lambda fold: fold.branches.named(name))
+        if line is None:
+            raise plans.no_branch(name)
+        self._standing.switch(line.id, line.time)
+
+    def delete_branch(self, name: str) -> None:
+        """Delete a branch, everywhere. Those that were forked from it stay as they are.
+
+        What others write on it without knowing that is gone with it. Raises `ConfigurationError` for main, the current
+        branch, and one that is not there.
+
+        >>> _ = session.branch("draft"); session.delete_branch("draft"); len(session.branches())
+        1
+        """
+        self._hydrate()
+        self._write(plans.drop(name, self._branch()), fresh=True)
+
     # Turns.
 
     def turn(self) -> Turn:
@@ -245,18 +329,19 @@ class Session:
     # Everything at once.
 
     def export(self) -> dict[str, Any]:
-        """Items and metadata as a JSON-ready dict, for `import_data` of any session or store.
+        """Items of the current branch and metadata as a JSON-ready dict, for `import_data` of any session or store.
 
         >>> sorted(session.export())
         ['format', 'items', 'metadata', 'session_id', 'version']
         """
         self._hydrate()
-        items, registers = self._read(lambda fold: (plans.last(fold, None), dict(fold.metadata)))
+        branch = self._branch()
+        items, registers = self._read(lambda fold: (plans.last(fold, None, branch), dict(fold.metadata)))
         values = {key: register.value for key, register in registers.items() if register.value is not None}
         return write_export(self.session_id, jsonvalue.decode_each(items), values)
 
     def import_data(self, data: Any) -> None:
-        """Add the items and set the metadata of an export, all or nothing; what is here already stays.
+        """Add the items (to the current branch) and set the metadata of an export, all or nothing; what is here stays.
 
         Raises `InvalidItem` for anything but an export, and stores nothing then.
 
@@ -334,7 +419,8 @@ class Session:
 
     def __len__(self) -> int:
         self._hydrate()
-        return self._read(lambda fold: len(fold.items))
+        branch = self._branch()
+        return self._read(lambda fold: len(fold.on(branch(fold))))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._items())
@@ -365,18 +451,35 @@ class Session:
 
     def _items(self) -> list[Any]:
         self._hydrate()
-        return jsonvalue.decode_each(self._read(lambda fold: plans.last(fold, None)))
+        return jsonvalue.decode_each(self._read(partial(plans.last, limit=None, branch=self._branch())))
 
     def _read(self, look: Callable[[Fold], T]) -> T:
         return self._store._local.read(self._key, self.session_id, look)
 
     def _write(self, plan: Plan, *, fresh: bool = False) -> None:
-        local = self._store._local
-        local.write(self._key, self.session_id, plan, fresh=fresh, turn=turn_of(local, self._key))
+        local, branch = self._store._local, self._branch()
+        local.write(self._key, self.session_id, plan, fresh=fresh, turn=turn_of(local, self._key), branch=branch)
 
     async def _write_soon(self, plan: Plan, *, fresh: bool = False) -> None:
-        local = self._store._local
-        await local.write_soon(self._key, self.session_id, plan, fresh=fresh, turn=turn_of(local, self._key))
+        local, branch = self._store._local, await self._branch_soon()
+        turn = turn_of(local, self._key)
+        await local.write_soon(self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch)
+
+    def _branch(self) -> OnBranch:
+        """Tells, when something is read or written, where this object stands."""
+        if self._standing.unknown:
+            if self._standing.name is not None:
+                self._hydrate()
+            self._standing.recall()
+        return self._standing.branch()
+
+    async def _branch_soon(self) -> OnBranch:
+        """As `_branch`, without blocking the event loop."""
+        if self._standing.unknown:
+            if self._standing.name is not None:
+                await self._hydrate_soon()
+            await self._standing.recall_soon()
+        return self._standing.branch()
 
     def _hydrate(self) -> None:
         self._store._hydrate(self._key, self.session_id, self._hydrate_timeout)

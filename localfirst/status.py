@@ -46,8 +46,9 @@ class SessionInfo:
 
     session_id: str
     items: int
+    """Of the main branch."""
     bytes: int
-    """Of the items, as JSON."""
+    """Of these items, as JSON."""
     updated_at: datetime | None
     """When its newest change was made, by its author's clock (UTC)."""
     expires_at: datetime | None
@@ -57,6 +58,18 @@ class SessionInfo:
     state: Literal["local", "pending", "synced", "quarantined"]
     """local: never in a central store. pending: changes wait for it. synced: none does. quarantined: see
     `Store.quarantined`."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch of a session, see `Session.branches`."""
+
+    name: str
+    items: int
+    created_at: datetime | None
+    """When it was forked, by its author's clock (UTC); None: it is the main branch."""
+    current: bool
+    """Whether the session object that was asked is on it."""
 
 
 @dataclass(frozen=True)

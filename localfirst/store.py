@@ -122,21 +122,32 @@ class Store:
 
     # Sessions.
 
-    def session(self, session_id: str, *, hydrate_timeout: float = 2.0, session_settings: Any = None) -> Session:
+    def session(
+        self,
+        session_id: str,
+        *,
+        hydrate_timeout: float = 2.0,
+        session_settings: Any = None,
+        branch: str | None = None,
+    ) -> Session:
         """The session with this id. Nothing is read or written until it is used.
 
         On a replica that has never seen it, the first read waits for the central store, `hydrate_timeout` seconds at
         most, then goes on with what is here. A plain call can't wait on the loop of a `worker="task"`, and without a
         worker nothing is fetched: there, `await get_items()` or `arefresh()` first, or `refresh()`.
 
-        `session_settings`: see `Session`. Raises `ConfigurationError` for an id that is empty, not a string, longer
+        `session_settings`: see `Session`. `branch`: the name of the branch to begin on; None: the one to which this
+        session was switched last in this directory, main at first; calls raise `ConfigurationError` if there is no such
+        branch. Raises `ConfigurationError` for an id that is empty, not a string, longer
         than 1,024 bytes, or has a NUL.
 
         >>> store.session("user-123").get_messages()
         []
         """
         self._local.check_open()
-        return Session(self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings)
+        return Session(
+            self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings, branch=branch
+        )
 
     def sessions(self, prefix: str = "", *, idle_for: timedelta | float | None = None) -> Iterator[SessionInfo]:
         """The sessions that are known here and whose id begins with a prefix, in the order of their ids.

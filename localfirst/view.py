@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import Final
 
-from localfirst.change import MAIN_BRANCH, Admitted, Change, decode_change
+from localfirst.change import MAIN_BRANCH, OF_A_BRANCH, Admitted, Change, decode_change
 from localfirst.checkpoint import decode_state
-from localfirst.clock import HybridClock, unpack_ms
+from localfirst.clock import HybridClock, moment
 from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt, of_session
 from localfirst.fold import VOID, Effect, Fold
 from localfirst.history import ItemId
@@ -30,11 +31,18 @@ Step = tuple[str, bytes]
 """Kind and body of a change that is about to be made."""
 Plan = Callable[[Fold], Sequence[Step]]
 """Decides, looking at what is visible, which changes to make; none at all is fine."""
+OnBranch = Callable[[Fold], str]
+"""Tells, looking at what is visible, the id of the branch that is meant."""
 
 
 def no_turn() -> int:
     """Of changes that are part of no turn."""
     return 0
+
+
+def on_main(_: Fold) -> str:
+    """The main branch."""
+    return MAIN_BRANCH
 
 
 class View:
@@ -85,15 +93,17 @@ class View:
             self._checked[serial] = version
         return self.fold
 
-    def write(self, plan: Plan, *, fresh: bool, turn: Callable[[], int] = no_turn) -> list[Change]:
+    def write(
+        self, plan: Plan, *, fresh: bool, turn: Callable[[], int] = no_turn, branch: OnBranch = on_main
+    ) -> list[Change]:
         """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state; `turn` tells of
-        which turn they are part."""
+        which turn they are part, and `branch` on which branch they are made."""
         with self.lock:
             if fresh or not self.loaded:
                 self.refresh()
             while steps := plan(self.fold):
                 if self._exist():
-                    changes = self._number(steps, turn())
+                    changes = self._number(steps, turn(), branch)
                     if self._commit(changes):
                         return changes
                     self._catch_up()
@@ -154,21 +164,22 @@ class View:
     @property
     def updated_at(self) -> datetime | None:
         """When the newest change was made, by its author's clock."""
-        ms = unpack_ms(self.fold.time)
-        try:
-            return datetime.fromtimestamp(ms / 1000, timezone.utc) if ms else None
-        except (OverflowError, ValueError, OSError):
-            return None  # A clock that nobody has.
+        return moment(self.fold.time)
 
-    def _number(self, steps: Sequence[Step], turn: int) -> list[Change]:
+    def _number(self, steps: Sequence[Step], turn: int, on_branch: OnBranch) -> list[Change]:
+        branch = MAIN_BRANCH
+        if on_branch is not on_main and any(kind in OF_A_BRANCH for kind, _ in steps):
+            branch = on_branch(self.fold)
         base, now, origin, counter = self.fold.seq, self._clock.now, self._head.origin, self._head.counter(self._slot)
         return [
-            Change(origin, counter + place, now(), base, MAIN_BRANCH, kind, body, turn)
+            Change(
+                origin, counter + place, now(), base, branch if kind in OF_A_BRANCH else MAIN_BRANCH, kind, body, turn
+            )
             for place, (kind, body) in enumerate(steps, start=1)
         ]
 
     def _take(self, rest: Rest, head: Head, until: int | None) -> None:
-        shown = {item.id for item in self.fold.items} if rest.whole and self.loaded else None
+        shown = self.fold.each_item().keys() if rest.whole and self.loaded else None
         if rest.whole:
             self._forget()
         self._exists, self._head = True, head
@@ -190,12 +201,13 @@ class View:
 
     def _restore(self, checkpoint: bytes) -> None:
         self.fold = decode_state(checkpoint).fold
-        self.size = sum(len(item.data) + _ITEM_OVERHEAD for item in self.fold.items)
+        self.size = sum(len(item.data) + _ITEM_OVERHEAD for item in self.fold.each_item().values())
 
-    def _tell_apart(self, shown: set[ItemId]) -> None:
+    def _tell_apart(self, shown: AbstractSet[ItemId]) -> None:
         """The history was replaced: what in it is news?"""
         mine = self._head.origin
-        added = [item for item in self.fold.items if item.id not in shown and item.origin != mine]
+        items = self.fold.each_item().values()
+        added = [item for item in items if item.id not in shown and item.origin != mine]
         if added:
             self.effects.append(Effect(VOID, added=added))
 
