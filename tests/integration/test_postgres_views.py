@@ -15,7 +15,9 @@ from localfirst.change import (
     CLEAR,
     DELETE,
     END,
+    FORK,
     INCREMENT,
+    MAIN_BRANCH,
     PUT,
     REMOVE,
     Admitted,
@@ -42,11 +44,13 @@ class Author:
         self._store, self._session_id, self._origin = store, session_id, origin
         self.counter = 0
 
-    async def write(self, kind: str, body: Any, *, base: int = 0, time: int = LONG_AGO) -> None:
+    async def write(
+        self, kind: str, body: Any, *, base: int = 0, time: int = LONG_AGO, branch: str = MAIN_BRANCH
+    ) -> None:
         """One change; a body that is not bytes becomes JSON."""
         self.counter += 1
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        change = encode_change(Change(self._origin, self.counter, time, base, "main", kind, data))
+        change = encode_change(Change(self._origin, self.counter, time, base, branch, kind, data))
         [pushed] = await self._store.push([Run(self._session_id, "g", True, self._origin, self.counter, [change])])
         assert pushed.admitted == 1
 
@@ -128,6 +132,21 @@ async def test_a_clear_that_comes_before_what_its_author_had_seen_counts(store: 
     await said(first, "seen")
     await said(first, "not seen")
     assert await contents(connection) == ["not seen"]
+
+
+async def test_items_are_those_of_the_main_branch(store: PostgresStore, connection: Any) -> None:
+    author = Author(store, "user-123", "r1")
+    await said(author, "one", "two")
+    await author.write(FORK, {"name": "draft", "seen": {}})
+    await author.write(APPEND, [{"content": "elsewhere"}], branch="r1:2")
+    await author.write(REMOVE, {"origin": "r1", "counter": 1, "index": 0}, branch="r1:2")
+    await author.write(CLEAR, {"seen": {"r1": 9}}, branch="r1:2")
+    await author.put("name", "Ada")
+    for folded in (False, True):
+        if folded:
+            await compact(store, await admitted_in(store), 6)
+        assert await contents(connection) == ["one", "two"]
+        assert await metadata(connection) == {"name": "Ada"}
 
 
 async def test_metadata_by_rule(store: PostgresStore, connection: Any) -> None:
@@ -233,6 +252,7 @@ def written(chance: random.Random) -> tuple[str, Any]:
             (PUT, {"key": "abc", "rule": "last", "value": chance.choice([number, [number], None, "x"])}),
             (DELETE, {"key": chance.choice(["a", "b", "c", "abc"])}),
             (INCREMENT, {"key": chance.choice("abc"), "by": number}),
+            (FORK, {"name": "draft", "seen": {"r1": number, "r2": number}}),
         ]
     )
 
@@ -244,7 +264,8 @@ async def test_views_show_what_the_fold_shows(store: PostgresStore, connection: 
     for head in range(60):
         kind, body = written(chance)
         time = chance.choice([LONG_AGO + chance.randint(0, 5), FAR_AHEAD])
-        await chance.choice(authors).write(kind, body, base=chance.randint(0, head), time=time)
+        branch = chance.choice([MAIN_BRANCH, MAIN_BRANCH, f"r{chance.randint(1, 3)}:{chance.randint(1, 20)}"])
+        await chance.choice(authors).write(kind, body, base=chance.randint(0, head), time=time, branch=branch)
     admitted = await admitted_in(store)
     await shows(connection, fold(admitted))
     for floor in sorted(chance.sample(range(1, 61), 2)):

@@ -3,6 +3,7 @@
 --     select item ->> 'content' from localfirst.items where session_id = 'user-123' order by seq, index;
 --     select key, value from localfirst.metadata where session_id = 'user-123';
 --
+-- Items are those of the main branch. What another branch shows is for its replicas to tell: localfirst.branches.
 -- Sealed sessions show that there is something, and not what. Nothing that a client may have written makes a view fail.
 
 
@@ -67,12 +68,12 @@ select c.namespace, c.session_id, t.target ->> 'origin' as origin, t.target ->> 
     t.target ->> 'index' as index
 from localfirst.changes as c
 cross join lateral (select localfirst.json_of(c.body) as target) as t
-where c.kind in ('remove', 'clear') and c.kind = 'remove'
+where c.kind in ('remove', 'clear') and c.kind = 'remove' and c.branch = 'main'
 union all
 select k.namespace, k.session_id, r.item ->> 0, r.item ->> 1, r.item ->> 2
 from localfirst.checkpoints as k
 cross join lateral localfirst.folded(k.data, 'removed') as r (item);
-comment on view localfirst.removed is 'Items that were removed one by one. Those that a checkpoint dropped are not in it.';
+comment on view localfirst.removed is 'Items that were removed one by one from the main branch. Those that a checkpoint dropped are not in it.';
 
 create view localfirst.cleared as
 select e.namespace, e.session_id, e.origin, max(e.counter) as counter
@@ -81,19 +82,19 @@ from (
     select c.namespace, c.session_id, s.origin, s.counter
     from localfirst.changes as c
     cross join lateral localfirst.counters_in(localfirst.json_of(c.body) -> 'seen') as s
-    where c.kind in ('remove', 'clear') and c.kind = 'clear'
+    where c.kind in ('remove', 'clear') and c.kind = 'clear' and c.branch = 'main'
     union all
     -- and what it wrote itself before.
     select c.namespace, c.session_id, c.origin, c.counter
     from localfirst.changes as c
-    where c.kind in ('remove', 'clear') and c.kind = 'clear'
+    where c.kind in ('remove', 'clear') and c.kind = 'clear' and c.branch = 'main'
     union all
     select k.namespace, k.session_id, s.origin, s.counter
     from localfirst.checkpoints as k
     cross join lateral localfirst.counters_in(localfirst.json_of(k.data) -> 'cleared') as s
 ) as e
 group by e.namespace, e.session_id, e.origin;
-comment on view localfirst.cleared is 'By origin, the counter up to which all items were cleared.';
+comment on view localfirst.cleared is 'By origin, the counter up to which all items of the main branch were cleared.';
 
 create view localfirst.items as
 select a.namespace, a.session_id, a.seq, a.first + i.index as index, a.branch, a.origin, a.counter,
@@ -101,7 +102,7 @@ select a.namespace, a.session_id, a.seq, a.first + i.index as index, a.branch, a
 from (
     select c.namespace, c.session_id, c.seq, 0::bigint as first, c.branch, c.origin, c.counter, c.time, c.body
     from localfirst.changes as c
-    where c.kind = 'append'
+    where c.kind = 'append' and c.branch = 'main'
     union all
     select k.namespace, k.session_id, f.seq, f.first, 'main', f.origin, f.counter, f.time, f.body
     from localfirst.checkpoints as k
@@ -124,7 +125,7 @@ where a.counter > coalesce(gone.counter, 0)
             and removal.counter = a.counter::text
             and removal.index = (a.first + i.index)::text
     );
-comment on view localfirst.items is 'Items that are visible now; order by seq, index. item is null where it can''t be read.';
+comment on view localfirst.items is 'Items that are visible now on the main branch; order by seq, index. item is null where it can''t be read.';
 comment on column localfirst.items.created_at is 'By the clock of its author.';
 
 create type localfirst.register as (exists boolean, value jsonb, time bigint, origin text, seq bigint);
