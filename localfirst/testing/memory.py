@@ -10,14 +10,18 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from localfirst.change import EMPTY_DIGEST, check_session_id, new_id
 from localfirst.clock import wall_ms
 from localfirst.errors import RemoteUnavailable
 from sync.central.base import (
     FORMAT_VERSION,
+    KEEP_ENDED,
     CentralStore,
     Checkpoint,
+    Ended,
+    Ending,
     Head,
     Hint,
     Identity,
@@ -42,6 +46,13 @@ class _Session:
     admitted_at: int = 0
     digests: list[int] = field(default_factory=list)
     """Of the whole log up to each entry."""
+    ttl: int = 0
+    expires_at: int = 0
+
+    def renew(self, now: int) -> None:
+        """Something is admitted."""
+        self.admitted_at = now
+        self.expires_at = now + self.ttl if self.ttl else 0
 
     @property
     def floor(self) -> int:
@@ -71,11 +82,18 @@ class _Session:
         return self.digests[seq - self.floor - 1]
 
 
+class _End(NamedTuple):
+    how: Ended
+    forget_at: int
+
+
 @dataclass
 class _Namespace:
     store_id: str = field(default_factory=new_id)
     format: int = FORMAT_VERSION
     sessions: dict[str, _Session] = field(default_factory=dict)
+    ends: dict[tuple[str, str], _End] = field(default_factory=dict)
+    """Of lives that are over, by session and generation."""
     watchers: set[asyncio.Queue[Hint | None]] = field(default_factory=set)
 
 
@@ -115,12 +133,13 @@ class MemoryStore(CentralStore):
         return [self._push(check_session_id(run.session_id), run) for run in runs]
 
     def _push(self, session_id: str, run: Run) -> Pushed:
-        session = self._state.sessions.get(session_id)
+        session = self._session(session_id)
         acked = session.acked.get(run.origin, 0) if session else 0
         refusal = _refusal(session, run, acked)
         now = self._now_in(session)
         if refusal:
-            return _pushed(refusal, session or _Session(""), run, 0, now)
+            ended = None if refusal is PushStatus.GAP else self._ended(session_id, run.generation, session)
+            return _pushed(refusal, session or _Session(""), run, 0, now, ended)
         session = self._state.sessions.setdefault(session_id, _Session(run.generation))
         if run.first <= acked:
             return _pushed(PushStatus.OK, session, run, 0, now)
@@ -128,9 +147,28 @@ class MemoryStore(CentralStore):
         session.digests += running_digests(session.digest, now, run.hashes)
         session.digest = session.digests[-1]
         session.acked[run.origin] = acked + len(run.changes)
-        session.admitted_at = now
+        session.ttl = session.ttl if run.ttl is None else run.ttl
+        session.renew(now)
         self._tell(session_id, session)
         return _pushed(PushStatus.OK, session, run, len(run.changes), now)
+
+    def _session(self, session_id: str) -> _Session | None:
+        """None, too, if its time has come."""
+        session = self._state.sessions.get(check_session_id(session_id))
+        if session and 0 < session.expires_at <= self.server.now():
+            self._end(session_id, session, "expired", session.expires_at + KEEP_ENDED)
+            return None
+        return session
+
+    def _end(self, session_id: str, session: _Session, how: Ended, forget_at: int) -> None:
+        self._state.ends[session_id, session.generation] = _End(how, forget_at)
+        del self._state.sessions[session_id]
+
+    def _ended(self, session_id: str, generation: str | None, session: _Session | None) -> Ended | None:
+        if generation is None or (session and session.generation == generation):
+            return None
+        end = self._state.ends.get((session_id, generation))
+        return end.how if end else None
 
     def _tell(self, session_id: str, session: _Session) -> None:
         for queue in self._state.watchers:
@@ -145,11 +183,12 @@ class MemoryStore(CentralStore):
         return [self._pull(want, max_bytes) for want in wants]
 
     def _pull(self, want: Want, max_bytes: int) -> Pulled:
-        session = self._state.sessions.get(check_session_id(want.session_id))
+        session = self._session(want.session_id)
+        ended = self._ended(want.session_id, want.generation, session)
         if session is None:
-            return Pulled(None, False, [])
+            return Pulled(None, False, [], ended=ended)
         if not session.has(want):
-            return Pulled(session.head, True, [])
+            return Pulled(session.head, True, [], session.expires_at, ended)
         after = 0 if want.generation is None else want.after
         page: list[LogEntry] = []
         for entry in session.log[after - session.floor :]:
@@ -157,32 +196,58 @@ class MemoryStore(CentralStore):
                 break
             page.append(entry)
             max_bytes -= len(entry.data)
-        return Pulled(session.head, False, page)
+        return Pulled(session.head, False, page, session.expires_at)
 
     async def checkpoint(self, session_id: str) -> Checkpoint | None:
-        session = self._state.sessions.get(check_session_id(session_id))
+        session = self._session(session_id)
         return session.checkpoint if session else None
 
     async def put_checkpoint(
-        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+        self,
+        session_id: str,
+        expected: Head | None,
+        checkpoint: Checkpoint,
+        acked: Mapping[str, int],
+        ttl: int = 0,
     ) -> bool:
-        session = self._state.sessions.get(check_session_id(session_id))
+        session = self._session(session_id)
         if (session.head if session else None) != expected or checkpoint.seq < 1:
             return False
         if session and session.generation == checkpoint.generation:
             return _compact(session, checkpoint)
         now = self._now_in(session)
-        made = _Session(checkpoint.generation, [], dict(acked), checkpoint.digest, checkpoint, now)
+        made = _Session(checkpoint.generation, [], dict(acked), checkpoint.digest, checkpoint, ttl=ttl)
+        made.renew(now)
         self._state.sessions[session_id] = made
         self._tell(session_id, made)
         return True
 
+    async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
+        forget_at = self.server.now() + keep
+        for session_id, generation in endings:
+            session = self._session(session_id)
+            if generation is not None:
+                self._state.ends[session_id, generation] = _End("deleted", forget_at)
+            if session is not None and generation in (None, session.generation):
+                self._end(session_id, session, "deleted", forget_at)
+                self._tell(session_id, session)
+
+    async def sweep(self, limit: int) -> int:
+        now, swept = self.server.now(), 0
+        for session_id in list(self._state.sessions):
+            if swept == limit:
+                break
+            swept += self._session(session_id) is None
+        self._state.ends = {life: end for life, end in self._state.ends.items() if end.forget_at > now}
+        return swept
+
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
-        found = [self._state.sessions.get(check_session_id(session_id)) for session_id in session_ids]
+        found = [self._session(session_id) for session_id in session_ids]
         return [session.head if session else None for session in found]
 
     async def sessions(self, after: str, limit: int) -> list[str]:
-        return sorted(session_id for session_id in self._state.sessions if session_id > after)[: max(0, limit)]
+        known = [session_id for session_id in list(self._state.sessions) if self._session(session_id)]
+        return sorted(session_id for session_id in known if session_id > after)[: max(0, limit)]
 
     async def watch(self) -> AsyncGenerator[Hint | None, None]:
         queue: asyncio.Queue[Hint | None] = asyncio.Queue()
@@ -203,8 +268,11 @@ class MemoryStore(CentralStore):
             queue.put_nowait(None)
 
 
-def _pushed(status: PushStatus, session: _Session, run: Run, admitted: int, now: int) -> Pushed:
-    return Pushed(status, session.generation, session.acked.get(run.origin, 0), admitted, *session.head[1:], now)
+def _pushed(
+    status: PushStatus, session: _Session, run: Run, admitted: int, now: int, ended: Ended | None = None
+) -> Pushed:
+    acked = session.acked.get(run.origin, 0)
+    return Pushed(status, session.generation, acked, admitted, *session.head[1:], now, session.expires_at, ended)
 
 
 def _refusal(session: _Session | None, run: Run, acked: int) -> PushStatus | None:

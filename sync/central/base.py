@@ -13,12 +13,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from localfirst.change import hash_changes
 
 FORMAT_VERSION = 3
 """Of what a central store holds. A store with a greater number is left alone; 1 and 2 were never released."""
+
+
+Ended = Literal["expired", "deleted"]
+"""How a life of a session ended."""
+
+KEEP_ENDED: Final = 30 * 86_400_000
+"""Milliseconds for which a store remembers how a life ended."""
 
 
 class Identity(NamedTuple):
@@ -45,6 +52,9 @@ class Run:
     """Counter of the first change."""
     changes: Sequence[bytes]
     """Wire encoding; not empty."""
+    ttl: int | None = None
+    """Milliseconds after which the session expires from now on, if nothing is admitted meanwhile; 0: never; None: as it
+    was."""
 
     @cached_property
     def hashes(self) -> bytes:
@@ -80,6 +90,11 @@ class Pushed(NamedTuple):
     digest: int
     admitted_at: int
     """The store's clock, Unix milliseconds."""
+    expires_at: int = 0
+    """When the session expires, by the store's clock, Unix milliseconds; 0: never."""
+    ended: Ended | None = None
+    """What became of the life that the run was for, if it is not the session's (`GENERATION`, `MISSING`), and the store
+    knows."""
 
 
 class Head(NamedTuple):
@@ -120,6 +135,10 @@ class Pulled(NamedTuple):
     there): `entries` is empty, and the puller must begin again, from the checkpoint if there is one."""
     entries: list[LogEntry]
     """Consecutive from `after + 1`. The last has `seq == head.seq` unless the page was full."""
+    expires_at: int = 0
+    """When the session expires, by the store's clock, Unix milliseconds; 0: never."""
+    ended: Ended | None = None
+    """What became of the life that the puller has, if it is not the session's, and the store knows."""
 
 
 class Checkpoint(NamedTuple):
@@ -133,6 +152,14 @@ class Checkpoint(NamedTuple):
     data: bytes
 
 
+class Ending(NamedTuple):
+    """A session that is to be deleted."""
+
+    session_id: str
+    generation: str | None
+    """The life that ends; another one stays. None: whichever is there."""
+
+
 class Hint(NamedTuple):
     """A session moved: its log of this generation reached at least `seq`."""
 
@@ -142,7 +169,12 @@ class Hint(NamedTuple):
 
 
 class CentralStore(Protocol):
-    """One namespace of one central store."""
+    """One namespace of one central store.
+
+    A session whose time has come, by the store's clock, is missing: to every call, and whether or not it was swept. It
+    is renewed by each push that admits something. What is written to it later begins another life, of another
+    generation; how the one before ended is remembered for `KEEP_ENDED`, at least.
+    """
 
     async def identify(self) -> Identity:
         """Connect, create what is missing, and tell which store this is. Called first, and again after errors.
@@ -165,15 +197,33 @@ class CentralStore(Protocol):
         ...
 
     async def put_checkpoint(
-        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+        self,
+        session_id: str,
+        expected: Head | None,
+        checkpoint: Checkpoint,
+        acked: Mapping[str, int],
+        ttl: int = 0,
     ) -> bool:
         """Put a checkpoint by compare-and-set. False, and nothing is changed, if the end of the log is not `expected`
         (None: the session must be missing).
 
-        Of the same generation: the changes up to `checkpoint.seq` are dropped; `acked` is not looked at. False, too, if
-        the log's floor is not below that seq, or its end is. Of another, or of a session that was missing: the session
-        is made anew of it in one step, with nothing else left of it: its head is the checkpoint's, its origins are
-        those of `acked` (the highest counter of each); watchers get a hint.
+        Of the same generation: the changes up to `checkpoint.seq` are dropped; `acked` and `ttl` are not looked at, and
+        the session is not renewed. False, too, if the log's floor is not below that seq, or its end is. Of another, or
+        of a session that was missing: the session is made anew of it in one step, with nothing else left of it: its
+        head is the checkpoint's, its origins are those of `acked` (the highest counter of each), it expires after `ttl`
+        milliseconds (0: never); watchers get a hint.
+        """
+        ...
+
+    async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
+        """Delete sessions, if they are there in the life that is named, with all that belongs to them. A life that is
+        named is remembered as deleted for `keep` milliseconds, also if it was not there, or had expired; so is the one
+        that was there. Watchers get a hint. Deleting twice is fine."""
+        ...
+
+    async def sweep(self, limit: int) -> int:
+        """Remove what is left of sessions that expired, up to `limit` of them, and of lives that need not be remembered
+        any more. Returns how many sessions; less than `limit`: there are no more now. Locks are held for milliseconds.
         """
         ...
 

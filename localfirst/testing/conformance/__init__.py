@@ -19,6 +19,7 @@ by itself, as only it knows how to write one.
 from localfirst.testing.conformance import (
     compacting,
     comparing,
+    ending,
     identity,
     naming,
     pulling,
@@ -36,6 +37,7 @@ CASES: tuple[Case, ...] = (
     *comparing.CASES,
     *compacting.CASES,
     *remaking.CASES,
+    *ending.CASES,
     *replicas.CASES,
     *naming.CASES,
 )

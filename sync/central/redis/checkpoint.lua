@@ -1,10 +1,10 @@
 -- Reads the checkpoint of a session. It writes nothing.
 --
--- KEYS[1…3]  head, log and checkpoint: see session.lua
+-- KEYS[1…4]  head, log, checkpoint and ends: see session.lua
 --
 -- Reply: nil if there is none, else {generation, seq, digest0, digest1, data}.
 
-local head, problem = read_head(unpack(KEYS))
+local head, problem = read_head(KEYS[1], KEYS[2], KEYS[3])
 if problem then
     return redis.error_reply(problem)
 end

@@ -8,13 +8,18 @@
 |                                     |            | `floor`, the seq before the first element of the log, and if |
 |                                     |            | it isn't 0 `floor_digest0`, `floor_digest1`; `admitted_at` of|
 |                                     |            | the last change; `acked:<origin>`, the highest counter of    |
-|                                     |            | each origin in the log or below its floor                    |
+|                                     |            | each origin in the log or below its floor; if the session    |
+|                                     |            | expires, `ttl` (ms) and `expires_at`: then the key, the log  |
+|                                     |            | and the checkpoint expire, too                               |
 | `localfirst:<ns>:{<session>}:log`   | list       | changes after `floor`, oldest first:                         |
 |                                     |            | `<admitted_at>:<digest><wire bytes>`; the digest is of the   |
 |                                     |            | log up to this change, in 8 bytes: two 32-bit numbers,       |
 |                                     |            | big-endian                                                   |
 | `localfirst:<ns>:{<session>}:`      | string     | what stands for the changes up to `floor`; there if `floor`  |
 | `checkpoint`                        |            | isn't 0                                                      |
+| `localfirst:<ns>:{<session>}:past`  | hash       | how lives of the session ended, by generation: `d<time>`, it |
+|                                     |            | was deleted, which is forgotten then; `e<time>`, it expired, |
+|                                     |            | or will                                                      |
 | `localfirst:<ns>:hints`             | channel    | JSON `[session id, generation, seq]` of sessions as they move|
 
 `<ns>` and `<session>` are percent-encoded (UTF-8; all but letters, digits and `_.-~`), so no id can look like another
@@ -22,7 +27,8 @@ key or break the hash tag that keeps a session in one slot of a cluster. The ses
 
     LRANGE localfirst:app:{Ann%20%26%20Bob}:log 0 -1
 
-The index is written before the session, in another slot of a cluster, so it may name sessions that are not there.
+The index is written before the session, in another slot of a cluster, so it may name sessions that are not there; a
+worker takes them out now and then. Times are Unix milliseconds by the server's clock.
 """
 
 from __future__ import annotations
@@ -44,11 +50,11 @@ class Keys:
         self.sessions = f"{self._prefix}sessions"
         self.hints = f"{self._prefix}hints"
 
-    def session(self, session_id: str) -> tuple[str, str, str]:
-        """Head, log and checkpoint of a session.
+    def session(self, session_id: str) -> tuple[str, str, str, str]:
+        """Head, log, checkpoint and ends of a session.
 
-        >>> Keys("app").session("Bob")
-        ('localfirst:app:{Bob}:head', 'localfirst:app:{Bob}:log', 'localfirst:app:{Bob}:checkpoint')
+        >>> Keys("app").session("Bob")[:2]
+        ('localfirst:app:{Bob}:head', 'localfirst:app:{Bob}:log')
         """
         tag = f"{self._prefix}{{{quote(session_id, safe='')}}}"
-        return f"{tag}:head", f"{tag}:log", f"{tag}:checkpoint"
+        return f"{tag}:head", f"{tag}:log", f"{tag}:checkpoint", f"{tag}:past"

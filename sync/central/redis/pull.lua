@@ -1,29 +1,31 @@
 -- Reads one page of a session's log. It writes nothing.
 --
--- KEYS[1…3] head, log and checkpoint: see session.lua
+-- KEYS[1…4] head, log, checkpoint and ends: see session.lua
 -- ARGV[1]   generation that the puller has; empty: it has nothing, and takes any
 -- ARGV[2]   the last seq that it has
 -- ARGV[3]   bytes after which the page is full; it always has at least one element, if there is any
 -- ARGV[4]   and ARGV[5]: the digest of all that it has; not looked at if it has nothing
 --
--- Reply: nil if there is no such session, else {generation, seq, digest0, digest1, resync, elements};
--- resync is 1, and there are no elements, if the puller's place is not in this log.
+-- Reply: {generation, seq, digest0, digest1, expires_at, ended, resync, elements}. The generation is empty if there is no
+-- such session. resync is 1, and there are no elements, if the puller's place is not in this log; ended then tells what
+-- became of the life that it has, see `how_ended`.
 
 local STEP_LIMIT = 128
 
 local generation, after, room = ARGV[1], tonumber(ARGV[2]), math.max(1, tonumber(ARGV[3]))
 local digest0, digest1 = tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local head, problem = read_head(unpack(KEYS))
+local head, problem = read_head(KEYS[1], KEYS[2], KEYS[3])
 if problem then
     return redis.error_reply(problem)
 end
 if not head then
-    return false
+    return {'', 0, 0, 0, 0, how_ended(KEYS[4], generation), 0, {}}
 end
 
 local function reply(resync, elements)
-    return {head.generation, head.seq, head.digest0, head.digest1, resync, elements}
+    local ended = generation ~= head.generation and how_ended(KEYS[4], generation) or ''
+    return {head.generation, head.seq, head.digest0, head.digest1, head.expires_at, ended, resync, elements}
 end
 
 -- The digest of the log up to `after`, or nil and the error to reply.

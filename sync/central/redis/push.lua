@@ -1,6 +1,6 @@
 -- Admits one run of changes, as one unit: all of it or nothing.
 --
--- KEYS[1…3] head, log and checkpoint: see session.lua
+-- KEYS[1…4] head, log, checkpoint and ends: see session.lua
 -- ARGV[1]   generation
 -- ARGV[2]   '1' if the sender has no cursor: a missing session is made, one that exists takes the run as it is
 -- ARGV[3]   origin
@@ -8,21 +8,22 @@
 -- ARGV[5]   channel for hints
 -- ARGV[6]   session id, for the hint: JSON [session id, generation, seq]
 -- ARGV[7]   hashes of the changes: two big-endian 32-bit numbers for each
--- ARGV[8…]  the changes, wire bytes
+-- ARGV[8]   milliseconds after which the session expires from now on; '0': never; empty: as it was
+-- ARGV[9…]  the changes, wire bytes
 --
--- Reply: {status, generation, acked, admitted, seq, digest0, digest1, now}; status: ok, overlap, gap, generation or
--- missing.
+-- Reply: {status, generation, acked, admitted, seq, digest0, digest1, now, expires_at, ended}; status: ok, overlap,
+-- gap, generation or missing; ended: see `how_ended`.
 
-local CHANGES = 7 -- ARGV up to the first change
+local CHANGES = 8 -- ARGV up to the first change
 local CHUNK = 1000 -- unpack() has room on the stack for some 8,000 values
 local PRIME0, PRIME1 = 2147483647, 2147483629
 local FACTOR0, FACTOR1 = 1299709, 1299721
 
 local generation, fresh, origin, first = ARGV[1], ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
-local channel, session, hashes = ARGV[5], ARGV[6], ARGV[7]
+local channel, session, hashes, ttl = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local count = #ARGV - CHANGES
 
-local head, problem = read_head(unpack(KEYS))
+local head, problem = read_head(KEYS[1], KEYS[2], KEYS[3])
 if problem then
     return redis.error_reply(problem)
 end
@@ -37,11 +38,11 @@ if head then
     end
 end
 
-local function reply(status, admitted)
+local function reply(status, admitted, ended)
     if not head then
-        return {status, '', 0, 0, 0, 0, 0, now}
+        return {status, '', 0, 0, 0, 0, 0, now, 0, ended}
     end
-    return {status, head.generation, acked, admitted, head.seq, head.digest0, head.digest1, now}
+    return {status, head.generation, acked, admitted, head.seq, head.digest0, head.digest1, now, head.expires_at, ended}
 end
 
 -- As localfirst.change does it. A time has at most fifteen digits, so the sums stay below 2^53 and the quotients below
@@ -63,27 +64,32 @@ local function append()
 end
 
 if not head and not fresh then
-    return reply('missing', 0)
+    return reply('missing', 0, how_ended(KEYS[4], generation))
 end
 if head and not fresh and head.generation ~= generation then
-    return reply('generation', 0)
+    return reply('generation', 0, how_ended(KEYS[4], generation))
 end
 if first > acked + 1 then
-    return reply('gap', 0)
+    return reply('gap', 0, '')
 end
 if first <= acked then
-    return reply(first + count - 1 <= acked and 'ok' or 'overlap', 0)
+    return reply(first + count - 1 <= acked and 'ok' or 'overlap', 0, '')
 end
 
 if not head then
-    redis.call('UNLINK', unpack(KEYS)) -- parts of a lost session may still be there
-    head = {generation = generation, seq = 0, digest0 = 0, digest1 = 0, floor = 0}
+    redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3]) -- parts of a lost session may still be there
+    tidy_ends(KEYS[4])
+    head = {generation = generation, seq = 0, digest0 = 0, digest1 = 0, floor = 0, ttl = 0, expires_at = 0}
 end
 append()
 head.seq = head.seq + count
 acked = first + count - 1
 redis.call('HSET', KEYS[1], 'generation', head.generation, 'seq', head.seq, 'digest0', head.digest0,
     'digest1', head.digest1, 'floor', head.floor, 'admitted_at', now, 'acked:' .. origin, acked)
+if ttl ~= '' then
+    head.ttl = tonumber(ttl)
+end
+renew(KEYS, head, now)
 -- Only a hint: a user without rights to the channel can still push.
 redis.pcall('PUBLISH', channel, cjson.encode({session, head.generation, head.seq}))
-return reply('ok', count)
+return reply('ok', count, '')

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from localfirst.errors import RemoteRejected
-from sync.central.base import FORMAT_VERSION, Checkpoint, Head, Identity, LogEntry, Pulled, Pushed, PushStatus
+from sync.central.base import FORMAT_VERSION, Checkpoint, Ended, Head, Identity, LogEntry, Pulled, Pushed, PushStatus
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 _Lane = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
@@ -30,6 +30,8 @@ class _Push(NamedTuple):
     digest0: _Lane
     digest1: _Lane
     now: _Whole
+    expires_at: _Whole
+    ended: bytes
 
 
 class _Head(NamedTuple):
@@ -52,6 +54,8 @@ class _Page(NamedTuple):
     seq: _Whole
     digest0: _Lane
     digest1: _Lane
+    expires_at: _Whole
+    ended: bytes
     resync: _Whole
     elements: list[bytes]
 
@@ -80,6 +84,8 @@ def pushed(reply: Any) -> Pushed:
         head=fields.seq,
         digest=fields.digest0 << 32 | fields.digest1,
         admitted_at=fields.now,
+        expires_at=fields.expires_at,
+        ended=_ended(fields.ended),
     )
 
 
@@ -108,11 +114,12 @@ def checkpoint(reply: Any) -> Checkpoint | None:
 
 def pulled(reply: Any, after: int) -> Pulled:
     """Of pull.lua, asked for what comes after `after`."""
-    if reply is None:
-        return Pulled(None, False, [])
     page: _Page = _convert(reply, _Page)
+    ended = _ended(page.ended)
+    if not page.generation:
+        return Pulled(None, False, [], ended=ended)
     end = Head(_text(page.generation), page.seq, page.digest0 << 32 | page.digest1)
-    return Pulled(end, page.resync == 1, list(_entries(page.elements, after + 1)))
+    return Pulled(end, page.resync == 1, list(_entries(page.elements, after + 1)), page.expires_at, ended)
 
 
 def count(reply: Any) -> int:
@@ -137,6 +144,12 @@ def _entries(elements: list[bytes], first: int) -> Iterator[LogEntry]:
         if len(element) < start:
             raise RemoteRejected(f"change {seq} in the log has no digest")
         yield LogEntry(seq, admitted_at, element[start:])
+
+
+def _ended(reply: bytes) -> Ended | None:
+    if reply == b"expired":
+        return "expired"
+    return "deleted" if reply == b"deleted" else None
 
 
 def _convert(reply: Any, to: Any) -> Any:

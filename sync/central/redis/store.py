@@ -13,7 +13,20 @@ from redis.exceptions import NoScriptError, RedisError
 
 from localfirst.change import check_session_id, new_id
 from localfirst.errors import RemoteRejected
-from sync.central.base import FORMAT_VERSION, CentralStore, Checkpoint, Head, Hint, Identity, Pulled, Pushed, Run, Want
+from sync.central.base import (
+    FORMAT_VERSION,
+    KEEP_ENDED,
+    CentralStore,
+    Checkpoint,
+    Ending,
+    Head,
+    Hint,
+    Identity,
+    Pulled,
+    Pushed,
+    Run,
+    Want,
+)
 from sync.central.formats import check_format
 from sync.central.redis import hints, replies, scripts
 from sync.central.redis.address import connection_pools
@@ -27,6 +40,7 @@ PIPELINE_BYTES: Final = 1 << 20
 HEADS_AT_ONCE: Final = 250
 """Sessions that one script looks at: cheaper than a script for each, but the server does nothing else meanwhile, which
 are a few milliseconds."""
+INDEX_PAGE: Final = 1_000
 
 _LANE: Final = 1 << 32
 _MAX_NUMBER: Final = 10**15 - 1
@@ -65,6 +79,9 @@ class RedisStore(CentralStore):
                 self._decode(answer, replies.pushed, _title(run.session_id))
                 for run, answer in zip(batch, answers, strict=True)
             ]
+        await self._list_again(
+            [run.session_id for run, each in zip(runs, pushed, strict=True) if 0 < each.admitted == each.head]
+        )
         return pushed
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
@@ -80,15 +97,61 @@ class RedisStore(CentralStore):
         return self._decode(answer, replies.checkpoint, _title(session_id))
 
     async def put_checkpoint(
-        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+        self,
+        session_id: str,
+        expected: Head | None,
+        checkpoint: Checkpoint,
+        acked: Mapping[str, int],
+        ttl: int = 0,
     ) -> bool:
         check_session_id(session_id)
-        if max(checkpoint.seq, *acked.values(), 0) > _MAX_NUMBER:
+        if max(checkpoint.seq, ttl, *acked.values(), 0) > _MAX_NUMBER:
             raise RemoteRejected(f"{_title(session_id)}: a number in the checkpoint is too great for Redis")
-        commands = [self._index([session_id]), self._put_checkpoint(session_id, expected, checkpoint, acked)]
-        indexed, answer = await self._ask(commands, self._large)
+        put = self._put_checkpoint(session_id, expected, checkpoint, acked, ttl)
+        indexed, answer = await self._ask([self._index([session_id]), put], self._large)
         self._decode(indexed, replies.count, self._keys.sessions)
-        return self._decode(answer, replies.count, _title(session_id)) == 1
+        done = self._decode(answer, replies.count, _title(session_id)) == 1
+        if done and expected is None:
+            await self._list_again([session_id])
+        return done
+
+    async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
+        commands = [
+            scripts.DELETE.call(
+                self._keys.session(check_session_id(session_id)), generation or "", keep, self._keys.hints, session_id
+            )
+            for session_id, generation in endings
+        ]
+        for ending, answer in zip(endings, await self._ask(commands), strict=True):
+            self._decode(answer, replies.count, _title(ending.session_id))
+        await self._unlist([ending.session_id.encode() for ending in endings])
+
+    async def sweep(self, limit: int) -> int:
+        swept, last = 0, b""
+        while swept < limit:
+            page = await self._index_page(last, INDEX_PAGE)
+            swept += await self._unlist(page, limit - swept)
+            if len(page) < INDEX_PAGE:
+                break
+            last = page[-1]
+        return swept
+
+    async def _list_again(self, made: Sequence[str]) -> None:
+        """A sweep may have come between, and have found what was new in the index and not there yet."""
+        if made:
+            [indexed] = await self._ask([self._index(made)])
+            self._decode(indexed, replies.count, self._keys.sessions)
+
+    async def _unlist(self, members: Sequence[bytes], limit: int = 1 << 62) -> int:
+        """Take those out of the index, up to a limit, that are not there. What ended otherwise the server removes."""
+        existing = {each.encode() for each in await self._existing(members)}
+        missing = [member for member in members if member not in existing][:limit]
+        commands = [
+            scripts.UNLIST.call((self._keys.sessions, self._keys.session(session_id)[0]), member)
+            for member in missing
+            if (session_id := _decoded(member)) is not None
+        ]
+        return sum(self._decode(answer, replies.count, self._keys.sessions) for answer in await self._ask(commands))
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
         for session_id in session_ids:
@@ -139,7 +202,7 @@ class RedisStore(CentralStore):
         return ("ZADD", self._keys.sessions, *(word for pair in scored for word in pair))
 
     def _heads(self, session_ids: Sequence[str]) -> Command:
-        return scripts.HEADS.call(tuple(key for each in session_ids for key in self._keys.session(each)))
+        return scripts.HEADS.call(tuple(key for each in session_ids for key in self._keys.session(each)[:3]))
 
     def _push(self, run: Run) -> Command:
         return scripts.PUSH.call(
@@ -151,11 +214,12 @@ class RedisStore(CentralStore):
             self._keys.hints,
             run.session_id,
             run.hashes,
+            "" if run.ttl is None else run.ttl,
             *run.changes,
         )
 
     def _put_checkpoint(
-        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int], ttl: int
     ) -> Command:
         end = expected or Head("", 0, 0)
         return scripts.PUT_CHECKPOINT.call(
@@ -170,6 +234,7 @@ class RedisStore(CentralStore):
             checkpoint.data,
             self._keys.hints,
             session_id,
+            ttl,
             *(word for pair in acked.items() for word in pair),
         )
 
@@ -181,7 +246,7 @@ class RedisStore(CentralStore):
         [answer] = await self._ask([("ZRANGEBYLEX", self._keys.sessions, b"(" + after, b"+", b"LIMIT", 0, limit)])
         return self._decode(answer, replies.members, self._keys.sessions)
 
-    async def _existing(self, members: list[bytes]) -> list[str]:
+    async def _existing(self, members: Sequence[bytes]) -> list[str]:
         """Those of the index's members that are sessions: one may have expired, or never been made."""
         session_ids = [each for each in map(_decoded, members) if each is not None]
         answers = await self._ask([("EXISTS", self._keys.session(each)[0]) for each in session_ids])
