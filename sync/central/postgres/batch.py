@@ -126,4 +126,5 @@ def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
         [each.body for each in rows],
         [hash0 for hash0, _ in hashes],
         [hash1 for _, hash1 in hashes],
+        [run.ttl for run in runs],
     )

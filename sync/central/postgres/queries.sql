@@ -24,8 +24,8 @@ on conflict (single) do update set format = excluded.format, schema_step = exclu
 
 -- name: push
 -- Admit runs, at most one per session.
-select run, status, generation, acked, admitted, head, digest, admitted_at
-from localfirst.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
+select run, status, generation, acked, admitted, head, digest, admitted_at, expires_at, ended
+from localfirst.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
 
 -- name: notify
 -- Tell watchers which sessions moved; one payload each.
@@ -40,13 +40,18 @@ select w.n, l.generation, l.head, l.digest,
         when w.after = l.head then coalesce(w.digest = l.digest, true)
         else page.same
     end as same,
-    page.last, c.seq, (extract(epoch from c.admitted_at) * 1000)::bigint as admitted_at,
+    page.last,
+    case when l.expires_at < 'infinity' then (extract(epoch from l.expires_at) * 1000)::bigint else 0 end as expires_at,
+    case
+        when w.generation is distinct from l.generation then localfirst.how_ended($1, w.session_id, w.generation)
+    end as ended,
+    c.seq, (extract(epoch from c.admitted_at) * 1000)::bigint as admitted_at,
     c.origin, c.counter, c.time, c.base, c.branch, c.kind, c.body, c.turn
 from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) with ordinality
     as w (session_id, generation, after, digest, n)
 left join lateral (
-    select s.generation, s.head, s.digest, s.floor from localfirst.sessions as s
-    where s.namespace = $1 and s.session_id = w.session_id
+    select s.generation, s.head, s.digest, s.floor, s.expires_at from localfirst.sessions as s
+    where s.namespace = $1 and s.session_id = w.session_id and s.expires_at > clock_timestamp()
     offset 0
 ) as l on true
 left join lateral (
@@ -67,7 +72,7 @@ select w.session_id, l.generation, l.head, l.digest
 from unnest($2::text[]) as w (session_id)
 cross join lateral (
     select s.generation, s.head, s.digest from localfirst.sessions as s
-    where s.namespace = $1 and s.session_id = w.session_id
+    where s.namespace = $1 and s.session_id = w.session_id and s.expires_at > clock_timestamp()
     offset 0 -- Looked up one by one, whatever the planner thinks of the table.
 ) as l;
 
@@ -76,15 +81,25 @@ cross join lateral (
 select s.generation, s.floor, c.seq, c.digest, c.data
 from localfirst.sessions as s
 left join localfirst.checkpoints as c on c.namespace = s.namespace and c.session_id = s.session_id
-where s.namespace = $1 and s.session_id = $2 and s.floor > 0;
+where s.namespace = $1 and s.session_id = $2 and s.floor > 0 and s.expires_at > clock_timestamp();
 
 -- name: put_checkpoint
 -- Put what stands for the oldest changes of a log, by compare-and-set.
-select localfirst.put_checkpoint($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+select localfirst.put_checkpoint($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+
+-- name: delete
+-- Delete sessions; which of them were there.
+select localfirst.delete_sessions($1, $2, $3, $4);
+
+-- name: sweep
+-- Remove some of what expired.
+select swept, more from localfirst.sweep($1, $2, $3, $4);
 
 -- name: sessions
 -- The next session ids in order.
-select session_id from localfirst.sessions where namespace = $1 and session_id > $2 order by session_id limit $3;
+select session_id from localfirst.sessions
+where namespace = $1 and session_id > $2 and expires_at > clock_timestamp()
+order by session_id limit $3;
 
 -- name: probe
 -- Whether anybody is still there.

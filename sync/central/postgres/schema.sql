@@ -42,8 +42,11 @@ create table localfirst.sessions (
     floor      bigint not null default 0,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default '-infinity',
+    ttl        bigint not null default 0,
+    expires_at timestamptz not null default 'infinity',
     primary key (namespace, session_id)
-) with (fillfactor = 80); -- Each push updates one row: with room in its page, no index has to change.
+) with (fillfactor = 80); -- Each push updates one row: with room in its page, no index has to change, unless it expires.
+create index sessions_expiry on localfirst.sessions (namespace, expires_at) where expires_at < 'infinity';
 comment on table localfirst.sessions is 'One row per session: where its log ends.';
 comment on column localfirst.sessions.generation is 'Random id of this life of the session; a session made anew has another.';
 comment on column localfirst.sessions.head is 'seq of its last change; the log is floor + 1, ... head, without gaps.';
@@ -51,6 +54,22 @@ comment on column localfirst.sessions.digest is 'Fingerprint of the whole log, c
 comment on column localfirst.sessions.floor is
     'Changes up to this seq are no longer kept: a row of checkpoints stands for them. 0: all are there.';
 comment on column localfirst.sessions.updated_at is 'When its last change was admitted; never goes backwards.';
+comment on column localfirst.sessions.ttl is 'Milliseconds from its last change until it expires; 0: it does not.';
+comment on column localfirst.sessions.expires_at is
+    'From then on it is missing to everybody. What is left of it is removed when a worker sweeps, or it is made anew.';
+
+create table localfirst.endings (
+    namespace  text collate "C" not null,
+    session_id text collate "C" not null,
+    generation text not null,
+    how        text not null check (how in ('expired', 'deleted')),
+    forget_at  timestamptz not null,
+    primary key (namespace, session_id, generation)
+);
+create index endings_forget on localfirst.endings (namespace, forget_at);
+comment on table localfirst.endings is
+    'How lives of sessions ended: by it, a replica that was away for long knows that a session is not merely lost.';
+comment on column localfirst.endings.forget_at is 'When the row may go.';
 
 create table localfirst.origins (
     namespace  text collate "C" not null,
@@ -115,7 +134,46 @@ comment on column localfirst.changes.body is 'JSON in UTF-8, or sealed: convert_
 
 
 -- name: functions
--- What clients call, one round trip each.
+-- What clients call, one round trip each. A session is missing from the moment on at which it expires, by this server's
+-- clock; its rows may still be there.
+
+-- End a life: remember how, and remove all rows of it.
+create function localfirst.end_life(
+    p_namespace text, p_session_id text, p_generation text, p_how text, p_forget_at timestamptz
+) returns void
+language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    insert into localfirst.endings (namespace, session_id, generation, how, forget_at)
+    values (p_namespace, p_session_id, p_generation, p_how, p_forget_at)
+    on conflict (namespace, session_id, generation) do update
+    set how = excluded.how, forget_at = greatest(endings.forget_at, excluded.forget_at);
+    delete from localfirst.changes as c where c.namespace = p_namespace and c.session_id = p_session_id;
+    delete from localfirst.origins as o where o.namespace = p_namespace and o.session_id = p_session_id;
+    delete from localfirst.checkpoints as k where k.namespace = p_namespace and k.session_id = p_session_id;
+    delete from localfirst.sessions as s where s.namespace = p_namespace and s.session_id = p_session_id;
+end $$;
+comment on function localfirst.end_life is 'Removes a session and remembers how its life ended.';
+
+-- How a life ended that is not there; null: that is not known.
+create function localfirst.how_ended(p_namespace text, p_session_id text, p_generation text) returns text
+language sql stable
+as $$
+    select how from (
+        select e.how, 1 as rank from localfirst.endings as e
+        where e.namespace = p_namespace and e.session_id = p_session_id and e.generation = p_generation
+            and e.forget_at > clock_timestamp()
+        union all
+        select 'expired', 2 from localfirst.sessions as s
+        where s.namespace = p_namespace and s.session_id = p_session_id and s.generation = p_generation
+            and s.expires_at <= clock_timestamp()
+    ) as found
+    order by rank limit 1
+$$;
+comment on function localfirst.how_ended is 'How a life of a session ended: expired, deleted, or null.';
 
 -- Admit runs, at most one per session; see CentralStore.push. Run n consists of p_sessions[n], p_generations[n], ...;
 -- its changes stand one after the other from index p_starts[n] on, up to where the next run's begin.
@@ -124,10 +182,10 @@ create function localfirst.push(
     p_sessions text[], p_generations text[], p_fresh boolean[], p_origins text[],
     p_starts bigint[], p_firsts bigint[], p_lasts bigint[],
     p_time bigint[], p_base bigint[], p_turn bigint[], p_branch text[], p_kind text[], p_body bytea[],
-    p_hash0 bigint[], p_hash1 bigint[]
+    p_hash0 bigint[], p_hash1 bigint[], p_ttls bigint[], p_keep bigint
 ) returns table (
     run integer, status text, generation text, acked bigint, admitted bigint, head bigint, digest bigint,
-    admitted_at bigint
+    admitted_at bigint, expires_at bigint, ended text
 )
 language plpgsql
 -- Rows are found one by one through the primary keys (hence every lateral below), whatever a table held or the planner
@@ -144,6 +202,8 @@ declare
     new_head bigint[] := array_fill(null::bigint, array[runs]);
     new_digest bigint[] := array_fill(null::bigint, array[runs]);
     new_time timestamptz[] := array_fill(null::timestamptz, array[runs]);
+    new_ttl bigint[] := array_fill(null::bigint, array[runs]);
+    new_expiry timestamptz[] := array_fill(null::timestamptz, array[runs]);
     -- Per change; null for those that are not admitted.
     digests bigint[] := array_fill(null::bigint, array[cardinality(p_body)]);
     now_ms timestamptz;
@@ -151,6 +211,23 @@ declare
     lane1 bigint;
     s record;
 begin
+    -- What expired gives way to what is made anew.
+    for s in
+        select l.session_id, l.generation, l.expires_at
+        from unnest(p_sessions, p_fresh, p_firsts) as r (session_id, fresh, first)
+        cross join lateral (
+            select * from localfirst.sessions as l
+            where l.namespace = p_namespace and l.session_id = r.session_id and l.expires_at <= clock_timestamp()
+            for update
+        ) as l
+        where r.fresh and r.first = 1
+        order by r.session_id collate "C"
+    loop
+        perform localfirst.end_life(
+            p_namespace, s.session_id, s.generation, 'expired', s.expires_at + p_keep * interval '1 ms'
+        );
+    end loop;
+
     insert into localfirst.sessions (namespace, session_id, generation)
     select p_namespace, r.session_id, r.generation
     from unnest(p_sessions, p_generations, p_fresh, p_firsts) as r (session_id, generation, fresh, first)
@@ -172,11 +249,14 @@ begin
     -- A statement of its own: only now that the rows are locked does a snapshot show where the logs end.
     for s in
         select r.n::integer as n, l.generation, coalesce(l.head, 0) as head, coalesce(l.digest, 0) as digest,
-            coalesce(l.floor, 0) as floor, greatest(l.updated_at, now_ms) as admitted_at, coalesce(o.acked, 0) as acked
+            coalesce(l.floor, 0) as floor, greatest(l.updated_at, now_ms) as admitted_at, coalesce(l.ttl, 0) as ttl,
+            coalesce(l.expires_at, 'infinity') as expires_at,
+            case when l.generation is null then 0 else coalesce(o.acked, 0) end as acked
         from unnest(p_sessions, p_origins) with ordinality as r (session_id, origin, n)
         left join lateral (
             select * from localfirst.sessions as l
-            where l.namespace = p_namespace and l.session_id = r.session_id offset 0
+            where l.namespace = p_namespace and l.session_id = r.session_id and l.expires_at > now_ms
+            offset 0
         ) as l on true
         left join lateral (
             select * from localfirst.origins as o
@@ -218,7 +298,19 @@ begin
             new_head[run] := head;
             new_digest[run] := digest;
             new_time[run] := s.admitted_at;
+            new_ttl[run] := coalesce(p_ttls[run], s.ttl);
+            new_expiry[run] := case
+                when new_ttl[run] > 0 then s.admitted_at + new_ttl[run] * interval '1 ms' else 'infinity'
+            end;
+            s.expires_at := new_expiry[run];
         end if;
+        expires_at := case
+            when s.expires_at < 'infinity' then (extract(epoch from s.expires_at) * 1000)::bigint else 0
+        end;
+        ended := case
+            when status in ('missing', 'generation')
+                then localfirst.how_ended(p_namespace, p_sessions[run], p_generations[run])
+        end;
         return next;
     end loop;
 
@@ -232,12 +324,14 @@ begin
     cross join lateral (select at.n as run, p_firsts[at.n] + c.n - p_starts[at.n] as counter) as r
     where new_head[r.run] is not null;
 
-    insert into localfirst.sessions (namespace, session_id, generation, head, digest, updated_at)
-    select p_namespace, p_sessions[r.n], p_generations[r.n], new_head[r.n], new_digest[r.n], new_time[r.n]
+    insert into localfirst.sessions (namespace, session_id, generation, head, digest, updated_at, ttl, expires_at)
+    select p_namespace, p_sessions[r.n], p_generations[r.n], new_head[r.n], new_digest[r.n], new_time[r.n],
+        new_ttl[r.n], new_expiry[r.n]
     from generate_series(1, runs) as r (n)
     where new_head[r.n] is not null -- Then the row exists: this is an update by primary key.
     on conflict (namespace, session_id) do update
-    set head = excluded.head, digest = excluded.digest, updated_at = excluded.updated_at;
+    set head = excluded.head, digest = excluded.digest, updated_at = excluded.updated_at, ttl = excluded.ttl,
+        expires_at = excluded.expires_at;
 
     insert into localfirst.origins (namespace, session_id, origin, acked)
     select p_namespace, p_sessions[r.n], p_origins[r.n], p_lasts[r.n]
@@ -299,7 +393,8 @@ comment on function localfirst.page_end is
 -- Put a checkpoint by compare-and-set; see CentralStore.put_checkpoint. p_expected is null: the session must be missing.
 create function localfirst.put_checkpoint(
     p_namespace text, p_session_id text, p_expected text, p_expected_head bigint, p_expected_digest bigint,
-    p_generation text, p_seq bigint, p_digest bigint, p_data bytea, p_origins text[], p_acked bigint[]
+    p_generation text, p_seq bigint, p_digest bigint, p_data bytea, p_origins text[], p_acked bigint[],
+    p_ttl bigint, p_keep bigint
 ) returns boolean
 language plpgsql
 set plan_cache_mode = force_generic_plan -- As in push.
@@ -314,6 +409,16 @@ declare
 begin
     if p_seq < 1 then
         return false;
+    end if;
+    select * into found_as from localfirst.sessions as s
+    where s.namespace = p_namespace and s.session_id = p_session_id and s.expires_at <= clock_timestamp()
+    for update;
+    if found and p_expected is not null then
+        return false;
+    elsif found then
+        perform localfirst.end_life(
+            p_namespace, p_session_id, found_as.generation, 'expired', found_as.expires_at + p_keep * interval '1 ms'
+        );
     end if;
     if p_expected is null then
         insert into localfirst.sessions (namespace, session_id, generation) values (p_namespace, p_session_id, '')
@@ -352,7 +457,10 @@ begin
         select p_namespace, p_session_id, o.origin, o.acked from unnest(p_origins, p_acked) as o (origin, acked);
         update localfirst.sessions as s
         set generation = p_generation, head = p_seq, digest = p_digest, floor = p_seq,
-            updated_at = greatest(s.updated_at, now_ms)
+            updated_at = greatest(s.updated_at, now_ms), ttl = p_ttl,
+            expires_at = case
+                when p_ttl > 0 then greatest(s.updated_at, now_ms) + p_ttl * interval '1 ms' else 'infinity'
+            end
         where s.namespace = p_namespace and s.session_id = p_session_id;
     end if;
     insert into localfirst.checkpoints (namespace, session_id, seq, digest, data)
@@ -362,3 +470,93 @@ begin
     return true;
 end $$;
 comment on function localfirst.put_checkpoint is 'Puts what stands for the oldest changes of a session, and drops them.';
+
+-- Delete sessions; see CentralStore.delete. A generation that is null: whichever is there. Returns the ids of those that
+-- were there.
+create function localfirst.delete_sessions(
+    p_namespace text, p_sessions text[], p_generations text[], p_keep bigint
+) returns setof text
+language plpgsql
+set plan_cache_mode = force_generic_plan -- As in push.
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    forget timestamptz := clock_timestamp() + p_keep * interval '1 ms';
+    s record;
+begin
+    for s in -- In the order of push.
+        select r.session_id, r.generation as named, l.generation as found
+        from unnest(p_sessions, p_generations) as r (session_id, generation)
+        left join lateral (
+            select * from localfirst.sessions as l
+            where l.namespace = p_namespace and l.session_id = r.session_id
+            offset 0
+        ) as l on true
+        order by r.session_id collate "C"
+    loop
+        if s.named is not null then
+            insert into localfirst.endings (namespace, session_id, generation, how, forget_at)
+            values (p_namespace, s.session_id, s.named, 'deleted', forget)
+            on conflict (namespace, session_id, generation) do update
+            set how = 'deleted', forget_at = greatest(endings.forget_at, excluded.forget_at);
+        end if;
+        -- What the lock waits for may have been another life by now.
+        select l.generation into s.found from localfirst.sessions as l
+        where l.namespace = p_namespace and l.session_id = s.session_id
+            and (s.named is null or l.generation = s.named)
+        for update;
+        if found then
+            perform localfirst.end_life(p_namespace, s.session_id, s.found, 'deleted', forget);
+            return next s.session_id;
+        end if;
+    end loop;
+end $$;
+comment on function localfirst.delete_sessions is 'Deletes sessions and remembers that.';
+
+-- Remove up to p_sessions expired sessions, and about p_changes changes at most, so that locks are held for a moment
+-- only; and endings that need not be known any more. What others hold is left to them. more: there may be more now.
+create function localfirst.sweep(
+    p_namespace text, p_sessions integer, p_changes integer, p_keep bigint, out swept integer, out more boolean
+)
+language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+declare
+    room integer := p_changes;
+    gone integer;
+    s record;
+begin
+    swept := 0;
+    more := false;
+    for s in
+        select l.session_id, l.generation, l.expires_at from localfirst.sessions as l
+        where l.namespace = p_namespace and l.expires_at <= clock_timestamp() and l.expires_at < 'infinity'
+        order by l.expires_at limit p_sessions
+        for update skip locked
+    loop
+        more := true;
+        delete from localfirst.changes as c
+        where c.ctid = any (array(
+            select l.ctid from localfirst.changes as l
+            where l.namespace = p_namespace and l.session_id = s.session_id
+            order by l.seq limit room
+        ));
+        get diagnostics gone = row_count;
+        room := room - gone;
+        exit when room <= 0;
+        perform localfirst.end_life(
+            p_namespace, s.session_id, s.generation, 'expired', s.expires_at + p_keep * interval '1 ms'
+        );
+        swept := swept + 1;
+    end loop;
+    delete from localfirst.endings as e
+    where e.ctid = any (array(
+        select l.ctid from localfirst.endings as l
+        where l.namespace = p_namespace and l.forget_at <= clock_timestamp()
+        order by l.forget_at limit p_changes
+        for update skip locked
+    ));
+end $$;
+comment on function localfirst.sweep is 'Removes some of what expired.';

@@ -14,8 +14,10 @@ import asyncpg
 from localfirst.change import check_session_id
 from localfirst.errors import ConfigurationError, LocalFirstError, RemoteRejected, RemoteUnavailable
 from sync.central.base import (
+    KEEP_ENDED,
     CentralStore,
     Checkpoint,
+    Ending,
     Head,
     Hint,
     Identity,
@@ -44,6 +46,9 @@ LARGE_AT_ONCE: Final = 2
 IDLE_SECONDS: Final = 60.0
 """Shorter than what routers between give a connection that nobody uses."""
 CLOSE_SECONDS: Final = 5.0
+SWEEP_SESSIONS: Final = 50
+SWEEP_CHANGES: Final = 1_000
+"""Removed in one statement: what it locks, it holds for a few milliseconds."""
 MAX_NAMESPACE_BYTES: Final = 512
 
 
@@ -106,7 +111,7 @@ class PostgresStore(CentralStore):
         for run in runs:
             check_run(run)
         async with self._connection() as connection:
-            rows = await connection.fetch(QUERIES["push"], self._namespace, *columns(runs))
+            rows = await connection.fetch(QUERIES["push"], self._namespace, *columns(runs), KEEP_ENDED)
             results = [Pushed(PushStatus(status), *numbers) for _, status, *numbers in sorted(rows)]
         moved = [
             Hint(run.session_id, pushed.generation, pushed.head)
@@ -153,11 +158,16 @@ class PostgresStore(CentralStore):
         return Checkpoint(generation, seq, digest, stored)
 
     async def put_checkpoint(
-        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+        self,
+        session_id: str,
+        expected: Head | None,
+        checkpoint: Checkpoint,
+        acked: Mapping[str, int],
+        ttl: int = 0,
     ) -> bool:
         """Put a checkpoint if the log still ends at `expected`; see `CentralStore`."""
         check_names(check_session_id(session_id), checkpoint.generation, *acked)
-        arguments = (*(expected or (None, None, None)), *checkpoint, list(acked), list(acked.values()))
+        arguments = (*(expected or (None, None, None)), *checkpoint, list(acked), list(acked.values()), ttl, KEEP_ENDED)
         async with self._large, self._connection() as connection:
             done: bool = await connection.fetchval(
                 QUERIES["put_checkpoint"], self._namespace, session_id, *arguments, timeout=LARGE_SECONDS
@@ -166,6 +176,25 @@ class PostgresStore(CentralStore):
         if done and made:
             await self._notify([Hint(session_id, checkpoint.generation, checkpoint.seq)])
         return done
+
+    async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
+        """Delete sessions, and remember that."""
+        for session_id, generation in endings:
+            check_names(check_session_id(session_id), *filter(None, [generation]))
+        arguments = [ending.session_id for ending in endings], [ending.generation for ending in endings], keep
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["delete"], self._namespace, *arguments, timeout=LARGE_SECONDS)
+        await self._notify([Hint(session_id, "", 0) for (session_id,) in rows])
+
+    async def sweep(self, limit: int) -> int:
+        """Remove what is left of sessions that expired, statement by statement."""
+        swept, more = 0, True
+        while more and swept < limit:
+            sessions = min(SWEEP_SESSIONS, limit - swept)
+            async with self._connection() as connection:
+                row = await connection.fetchrow(QUERIES["sweep"], self._namespace, sessions, SWEEP_CHANGES, KEEP_ENDED)
+            swept, more = swept + row["swept"], row["more"]
+        return swept
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
         """Where each log ends; None for a session that is missing."""
@@ -278,18 +307,19 @@ class PostgresStore(CentralStore):
 
 
 def _page(want: Want, rows: Sequence[Any]) -> Pulled:
-    """One page from the rows of one session, each `(n, generation, head, digest, same, last, seq, admitted_at, …)`."""
-    _, generation, seq, digest, same, last, *_ = rows[0]
+    """One page from the rows of one session, each `(n, generation, head, digest, same, last, expires_at, ended, seq,
+    admitted_at, …)`."""
+    _, generation, seq, digest, same, last, expires_at, ended, *_ = rows[0]
     if generation is None:
-        return Pulled(None, resync=False, entries=[])
+        return Pulled(None, resync=False, entries=[], ended=ended)
     head = Head(generation, seq, digest)
     if same is None:
         raise _damaged(want.session_id, f"the digest of its log up to {want.after} is missing")
     if not same:
-        return Pulled(head, resync=True, entries=[])
-    entries = [LogEntry(row[6], row[7], data(row[8:])) for row in rows if row[6] is not None]
+        return Pulled(head, resync=True, entries=[], expires_at=expires_at, ended=ended)
+    entries = [LogEntry(row[8], row[9], data(row[10:])) for row in rows if row[8] is not None]
     _check_complete(want, entries, want.after if last is None else last)
-    return Pulled(head, resync=False, entries=entries)
+    return Pulled(head, resync=False, entries=entries, expires_at=expires_at)
 
 
 def _check_complete(want: Want, entries: Sequence[LogEntry], last: int) -> None:

@@ -124,6 +124,10 @@ where a.counter > coalesce(gone.counter, 0)
             and removal.origin = a.origin
             and removal.counter = a.counter::text
             and removal.index = (a.first + i.index)::text
+    )
+    and not exists (
+        select from localfirst.sessions as s
+        where s.namespace = a.namespace and s.session_id = a.session_id and s.expires_at <= clock_timestamp()
     );
 comment on view localfirst.items is 'Items that are visible now on the main branch; order by seq, index. item is null where it can''t be read.';
 comment on column localfirst.items.created_at is 'By the clock of its author.';
@@ -265,6 +269,7 @@ comment on function localfirst.metadata_of is 'The metadata of one session, fold
 create view localfirst.metadata as
 select s.namespace, s.session_id, m.key, m.value, m.updated_at
 from localfirst.sessions as s
-cross join lateral localfirst.metadata_of(s.namespace, s.session_id) as m;
+cross join lateral localfirst.metadata_of(s.namespace, s.session_id) as m
+where s.expires_at > clock_timestamp();
 comment on view localfirst.metadata is
     'Metadata as it is now. Rule merge is approximate where two replicas wrote a field at once; all else is exact.';
