@@ -27,7 +27,10 @@ from localfirst.errors import (
 from localfirst.rows import Rows
 from sync.central.base import (
     FORMAT_VERSION,
+    KEEP_ENDED,
     Checkpoint,
+    Ended,
+    Ending,
     Head,
     Hint,
     Identity,
@@ -48,7 +51,9 @@ _STORE: Final = b"store"
 _HEAD: Final = b"h"
 _ENTRY: Final = b"l"
 _CHECKPOINT: Final = b"k"
+_END: Final = b"e"
 _PAGE_ROWS: Final = 256
+_SWEEP_ROWS: Final = 1000
 _MOST: Final = (1 << 62) - 1
 """No seq is greater."""
 _LAST: Final = (1 << 63) - 1
@@ -70,6 +75,13 @@ class _Session(msgspec.Struct, array_like=True):
     floor: int = 0
     floor_digest: int = EMPTY_DIGEST
     """Of the log up to `floor`, for which the checkpoint stands: key `k <namespace and session>`."""
+    ttl: int = 0
+    expires_at: int = 0
+
+    def renew(self) -> None:
+        """Something is admitted now."""
+        self.admitted_at = max(wall_ms(), self.admitted_at)
+        self.expires_at = self.admitted_at + self.ttl if self.ttl else 0
 
     @property
     def head(self) -> Head:
@@ -85,10 +97,18 @@ class _Entry(msgspec.Struct, array_like=True):
     data: bytes
 
 
+class _End(msgspec.Struct, array_like=True):
+    """How a life ended, key `e <namespace and session> <generation>`."""
+
+    how: Ended
+    forget_at: int
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _identity_decoder = msgspec.msgpack.Decoder(_Identity)
 _session_decoder = msgspec.msgpack.Decoder(_Session)
 _entry_decoder = msgspec.msgpack.Decoder(_Entry)
+_end_decoder = msgspec.msgpack.Decoder(_End)
 
 
 class DirectoryStore:
@@ -140,26 +160,29 @@ class DirectoryStore:
         return [await self._run(partial(self._push, run)) for run in runs]
 
     def _push(self, run: Run) -> Pushed:
-        key = self._head_key(run.session_id)
         with self._rows.transaction():
-            session = self._session(key)
+            session = self._session(run.session_id)
             if session is None and not run.fresh:
-                return Pushed(PushStatus.MISSING, "", 0, 0, 0, EMPTY_DIGEST, wall_ms())
+                ended = self._ended(run.session_id, run.generation, session)
+                return Pushed(PushStatus.MISSING, "", 0, 0, 0, EMPTY_DIGEST, wall_ms(), ended=ended)
             if session is None and run.first > 1:
                 return Pushed(PushStatus.GAP, "", 0, 0, 0, EMPTY_DIGEST, wall_ms())
             if session is None:
+                self._clear(run.session_id)
                 session = _Session(run.generation)
-                self._drop(run.session_id, _MOST)  # Half of a lost session may still be there.
             acked = session.acked.get(run.origin, 0)
             refusal = _refusal(run, session, acked)
+            if refusal is PushStatus.GENERATION:
+                return _pushed(refusal, session, acked, 0, self._ended(run.session_id, run.generation, session))
             if refusal or run.first <= acked:
                 return _pushed(refusal or PushStatus.OK, session, acked, 0)
             self._append(run, session)
-            self._rows.put(key, _encode(session))
+            self._rows.put(self._head_key(run.session_id), _encode(session))
             return _pushed(PushStatus.OK, session, session.acked[run.origin], len(run.changes))
 
     def _append(self, run: Run, session: _Session) -> None:
-        session.admitted_at = max(wall_ms(), session.admitted_at)
+        session.ttl = session.ttl if run.ttl is None else run.ttl
+        session.renew()
         digests = running_digests(session.digest, session.admitted_at, run.hashes)
         for data, digest in zip(run.changes, digests, strict=True):
             session.seq, session.digest = session.seq + 1, digest
@@ -172,13 +195,14 @@ class DirectoryStore:
 
     def _pull(self, want: Want, max_bytes: int) -> Pulled:
         with self._rows.snapshot():
-            session = self._session(self._head_key(want.session_id))
+            session = self._session(want.session_id)
+            ended = self._ended(want.session_id, want.generation, session)
             if session is None:
-                return Pulled(None, False, [])
+                return Pulled(None, False, [], ended=ended)
             want = want if want.generation is not None else want._replace(after=0)
             if not self._has(session, want):
-                return Pulled(session.head, True, [])
-            return Pulled(session.head, False, self._entries(want, session.seq, max_bytes))
+                return Pulled(session.head, True, [], session.expires_at, ended)
+            return Pulled(session.head, False, self._entries(want, session.seq, max_bytes), session.expires_at)
 
     def _has(self, session: _Session, want: Want) -> bool:
         """Whether what a puller has is the beginning of this log."""
@@ -228,7 +252,7 @@ class DirectoryStore:
         return [self._head(session_id) for session_id in session_ids]
 
     def _head(self, session_id: str) -> Head | None:
-        session = self._session(self._head_key(session_id))
+        session = self._session(session_id)
         return None if session is None else session.head
 
     async def checkpoint(self, session_id: str) -> Checkpoint | None:
@@ -236,7 +260,7 @@ class DirectoryStore:
 
     def _checkpoint(self, session_id: str) -> Checkpoint | None:
         with self._rows.snapshot():
-            session = self._session(self._head_key(session_id))
+            session = self._session(session_id)
             if session is None or not session.floor:
                 return None
             data = self._rows.get(self._checkpoint_key(session_id))
@@ -245,30 +269,103 @@ class DirectoryStore:
         return Checkpoint(session.generation, session.floor, session.floor_digest, data)
 
     async def put_checkpoint(
-        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+        self,
+        session_id: str,
+        expected: Head | None,
+        checkpoint: Checkpoint,
+        acked: Mapping[str, int],
+        ttl: int = 0,
     ) -> bool:
-        return await self._run(partial(self._put_checkpoint, session_id, expected, checkpoint, acked))
+        return await self._run(partial(self._put_checkpoint, session_id, expected, checkpoint, acked, ttl))
 
     def _put_checkpoint(
-        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int], ttl: int
     ) -> bool:
-        key = self._head_key(session_id)
         with self._rows.transaction():
-            session = self._session(key)
+            session = self._session(session_id)
             if (session and session.head) != expected or checkpoint.seq < 1:
                 return False
             if session is None or session.generation != checkpoint.generation:
-                self._drop(session_id, _LAST)
-                admitted_at = max(wall_ms(), session.admitted_at if session else 0)
-                session = _Session(*checkpoint[:3], admitted_at, dict(acked))
+                admitted_at = session.admitted_at if session else 0
+                self._clear(session_id)
+                session = _Session(*checkpoint[:3], admitted_at, dict(acked), ttl=ttl)
+                session.renew()
             elif session.floor < checkpoint.seq <= session.seq:
                 self._drop(session_id, checkpoint.seq)
             else:
                 return False
             session.floor, session.floor_digest = checkpoint.seq, checkpoint.digest
             self._rows.put(self._checkpoint_key(session_id), checkpoint.data)
-            self._rows.put(key, _encode(session))
+            self._rows.put(self._head_key(session_id), _encode(session))
         return True
+
+    async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
+        for ending in endings:
+            await self._run(partial(self._delete, ending, wall_ms() + keep))
+
+    def _delete(self, ending: Ending, forget_at: int) -> None:
+        with self._rows.transaction():
+            found = self._kept(self._head_key(ending.session_id))
+            if ending.generation is not None:
+                self._note(ending.session_id, ending.generation, _End("deleted", forget_at))
+            if found is not None and ending.generation in (None, found.generation):
+                self._clear(ending.session_id)
+                self._note(ending.session_id, found.generation, _End("deleted", forget_at))
+
+    async def sweep(self, limit: int) -> int:
+        swept, after = 0, _HEAD + self._namespace
+        while swept < limit and (found := await self._run(partial(self._expired, after))) is not None:
+            session_ids, after = found
+            for session_id in session_ids[: limit - swept]:
+                await self._run(partial(self._sweep, session_id))
+                swept += 1
+        await self._run(self._forget)
+        return swept
+
+    def _expired(self, after: bytes) -> tuple[list[str], bytes] | None:
+        """Which sessions of the next page of heads expired, and where the page after begins; None at the end."""
+        prefix, now = _HEAD + self._namespace, wall_ms()
+        rows = self._rows.range(after, prefix + b"\xff", _SWEEP_ROWS)
+        if not rows:
+            return None
+        expired = [row_key for row_key, value in rows if _has_expired(_decoded(value), now)]
+        return [row_key[len(prefix) :].decode() for row_key in expired], rows[-1][0] + b"\0"
+
+    def _sweep(self, session_id: str) -> None:
+        with self._rows.transaction():
+            if self._session(session_id) is None:
+                self._clear(session_id)
+
+    def _forget(self) -> None:
+        prefix = _END + self._namespace
+        with self._rows.transaction():
+            for row_key, value in self._rows.range(prefix, prefix + b"\xff" * 64):
+                if _end_decoder.decode(value).forget_at <= wall_ms():
+                    self._rows.delete_range(row_key, row_key + b"\0")
+
+    def _clear(self, session_id: str) -> None:
+        """Remove all rows of a session; how it ended, if it expired, is noted."""
+        key = self._head_key(session_id)
+        found = self._kept(key)
+        if found is not None and _has_expired(found, wall_ms()):
+            self._note(session_id, found.generation, _End("expired", found.expires_at + KEEP_ENDED))
+        self._drop(session_id, _LAST)
+        for row_key in (key, self._checkpoint_key(session_id)):
+            self._rows.delete_range(row_key, row_key + b"\0")
+
+    def _note(self, session_id: str, generation: str, end: _End) -> None:
+        self._rows.put(self._end_key(session_id, generation), _encode(end))
+
+    def _ended(self, session_id: str, generation: str | None, session: _Session | None) -> Ended | None:
+        """What became of a life that is not the session's."""
+        if generation is None or (session and session.generation == generation):
+            return None
+        value = self._rows.get(self._end_key(session_id, generation))
+        if value is not None:
+            end = _end_decoder.decode(value)
+            return end.how if end.forget_at > wall_ms() else None
+        found = self._kept(self._head_key(session_id))
+        return "expired" if found is not None and session is None and found.generation == generation else None
 
     def _drop(self, session_id: str, last: int) -> None:
         """Delete the entries of a log up to a seq."""
@@ -281,8 +378,15 @@ class DirectoryStore:
 
     def _sessions(self, after: str, limit: int) -> list[str]:
         prefix = _HEAD + self._namespace
-        rows = self._rows.range(prefix + after.encode() + b"\0", prefix + b"\xff", limit)
-        return [row_key[len(prefix) :].decode() for row_key, _ in rows]
+        found: list[str] = []
+        last = prefix + after.encode() + b"\0"
+        while len(found) < limit and (rows := self._rows.range(last, prefix + b"\xff", limit)):
+            now = wall_ms()
+            found += [
+                row_key[len(prefix) :].decode() for row_key, value in rows if not _has_expired(_decoded(value), now)
+            ]
+            last = rows[-1][0] + b"\0"
+        return found[: max(0, limit)]
 
     async def watch(self) -> AsyncIterator[Hint | None]:
         return
@@ -293,9 +397,15 @@ class DirectoryStore:
             self._opened.close()
             self._opened = None
 
-    def _session(self, key: bytes) -> _Session | None:
+    def _session(self, session_id: str) -> _Session | None:
+        """A session that is there."""
+        found = self._kept(self._head_key(session_id))
+        return None if found is None or _has_expired(found, wall_ms()) else found
+
+    def _kept(self, key: bytes) -> _Session | None:
+        """A session of which there are rows, though it may have expired."""
         value = self._rows.get(key)
-        return None if value is None else _session_decoder.decode(value)
+        return None if value is None else _decoded(value)
 
     def _head_key(self, session_id: str) -> bytes:
         return _HEAD + self._namespace + check_session_id(session_id).encode()
@@ -305,6 +415,9 @@ class DirectoryStore:
 
     def _entry_key(self, session_id: str, seq: int) -> bytes:
         return _ENTRY + self._hash(session_id) + seq.to_bytes(8, "big")
+
+    def _end_key(self, session_id: str, generation: str) -> bytes:
+        return _END + self._namespace + self._hash(session_id) + generation.encode()
 
     def _hash(self, session_id: str) -> bytes:
         return blake2b(self._namespace + session_id.encode(), digest_size=16).digest()
@@ -332,6 +445,15 @@ def _refusal(run: Run, session: _Session, acked: int) -> PushStatus | None:
     return PushStatus.OVERLAP if run.first <= acked < run.first + len(run.changes) - 1 else None
 
 
-def _pushed(status: PushStatus, session: _Session, acked: int, admitted: int) -> Pushed:
+def _decoded(value: bytes) -> _Session:
+    return _session_decoder.decode(value)
+
+
+def _has_expired(session: _Session, now: int) -> bool:
+    return 0 < session.expires_at <= now
+
+
+def _pushed(status: PushStatus, session: _Session, acked: int, admitted: int, ended: Ended | None = None) -> Pushed:
     now = session.admitted_at or wall_ms()
-    return Pushed(status, session.generation, acked, admitted, session.seq, session.digest, now)
+    head = session.generation, acked, admitted, session.seq, session.digest
+    return Pushed(status, *head, now, session.expires_at, ended)
