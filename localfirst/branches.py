@@ -150,20 +150,22 @@ class Branches:
 
     # Changes.
 
-    def append(self, change: Change, seq: int, counters: Mapping[str, int]) -> tuple[list[Item], Undo]:
+    def append(
+        self, change: Change, seq: int, counters: Mapping[str, int], expires: int = 0
+    ) -> tuple[list[Item], Undo]:
         """Add the items of an append; returns those that became visible on its branch."""
         if change.branch == MAIN_BRANCH and not self.main.heirs:
-            return self.main.history.append(change, seq)
+            return self.main.history.append(change, seq, expires)
         line, undo = self._reach(change.branch, counters)
         if line is None:
             return [], undo
         undos = [undo]
         added: list[Item] = []
         if not line.deleted:
-            added, undo = line.history.append(change, seq)
+            added, undo = line.history.append(change, seq, expires)
             undos.append(undo)
         if line.heirs and any(self._had_seen(line, change)):
-            undos += self._hand_down(line, items_in(change, seq))
+            undos += self._hand_down(line, items_in(change, seq, expires))
         return added, partial(_undo, undos)
 
     def remove(self, change: Change, counters: Mapping[str, int]) -> tuple[Item | None, Undo]:
@@ -223,6 +225,16 @@ class Branches:
         history.removed_early, history.cleared = set(line.history.removed_early), line.history.cleared
         deleted = msgspec.structs.replace(line, history=history, name="", deleted=True)
         return partial(_undo, [undo, self._put(deleted)])
+
+    def expire(self, now: int) -> int:
+        """Take away the items whose time has come (Unix milliseconds), for good. When the next one's will; 0: never."""
+        coming: set[int] = set()
+        for line in self._lines.values():
+            history = line.history
+            if any(item.expires for item in history.items):
+                history.items = [item for item in history.items if not 0 < item.expires <= now]
+                coming.update(item.expires for item in history.items)
+        return min(coming - {0}, default=0)
 
     # From a checkpoint.
 

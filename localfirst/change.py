@@ -24,6 +24,8 @@ INCREMENT: Final = "increment"
 END: Final = "end"
 FORK: Final = "fork"
 DROP: Final = "drop"
+TOUCH: Final = "touch"
+BEGIN: Final = "begin"
 
 MAIN_BRANCH: Final = "main"
 OF_A_BRANCH: Final = frozenset((APPEND, REMOVE, CLEAR, FORK))
@@ -55,7 +57,9 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """JSON, by kind. append: `[item, …]`; remove: `{"origin", "counter", "index"}`; clear: `{"seen": {origin:
     counter}}`, the last change of each replica that its author had seen; put: `{"key", "rule", "value"}`; delete:
     `{"key"}`; increment: `{"key", "by"}`; end: `{}`, which ends a turn; fork: `{"name", "seen", "upto"}`, see
-    `localfirst.branches.Fork`; drop: `{"branch"}`, the id of the branch that is deleted."""
+    `localfirst.branches.Fork`; drop: `{"branch"}`, the id of the branch that is deleted; touch: `{"ttl", "item_ttl",
+    "own"}`, what it sets, see `localfirst.lifetime`; begin: `{}`, what was before had expired, as far as its author
+    could tell."""
     turn: int = 0
     """Names the turn that it is part of, among those of its author; 0: none. Until the change that ends the turn is
     there too, it is not pushed, and not shown by other replicas."""
@@ -71,6 +75,7 @@ class Admitted(NamedTuple):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_TOUCHES: Final = _encoder.encode(TOUCH)
 _decoder = msgspec.msgpack.Decoder(Change)
 
 
@@ -122,6 +127,15 @@ def fork_of(branch: str) -> tuple[str, int]:
     if origin and digits.isascii() and digits.isdigit() and digits[0] != "0" and len(digits) < 20:
         return origin, int(digits)
     raise MalformedChange(f"{branch[:60]!r} is no id of a branch")
+
+
+def may_be_touch(data: bytes) -> bool:
+    """Whether a change (wire bytes) may be a touch, without decoding it: never False for one that is.
+
+    >>> may_be_touch(encode_change(Change("r1", 1, 1 << 16, 0, MAIN_BRANCH, TOUCH, b"{}")))
+    True
+    """
+    return _TOUCHES in data
 
 
 def new_id() -> str:

@@ -18,6 +18,7 @@ from localfirst.change import Admitted, Change, encode_change
 from localfirst.errors import InvalidItem, MalformedChange
 from localfirst.fold import Fold
 from localfirst.history import PENDING, History, Item, ItemId, Number, greatest
+from localfirst.lifetime import Lifetime
 from localfirst.merging import merge_branches
 from localfirst.metadata import Conflict, Register, Stamp, is_number, merge_registers
 
@@ -111,6 +112,9 @@ class _State(msgspec.Struct):
     """Items that are not on the main branch, but on others."""
     branches: list[_Branch] = []
     """All but main."""
+    lifetime: tuple[Number, Number, bool] = (0, 0, False)
+    expiries: dict[str, Number] = {}
+    """When items expire: of those that do, by their place in `items` and, behind them, in `others`."""
 
 
 class State:
@@ -162,6 +166,8 @@ def encode_state(state: State) -> bytes:
             conflicts=[_encoded_conflict(conflict) for conflict in fold.conflicts],
             others=[_item(item) for item in others],
             branches=[_branch(line, places) for line in lines],
+            lifetime=(fold.lifetime.ttl, fold.lifetime.item_ttl, fold.lifetime.own),
+            expiries={str(place): item.expires for place, item in enumerate([*fold.items, *others]) if item.expires},
         )
     )
 
@@ -234,25 +240,28 @@ def _restored(found: _State) -> State:
     fold = Fold()
     fold.seq, fold.time = found.seq, found.time
     fold.counters = dict(found.seen)
-    fold.items.extend(_restored_item(each, fold) for each in found.items)
-    if found.branches:
-        items = [*fold.items, *(_restored_item(each, fold) for each in found.others)]
-        fold.branches.restore([_line(each, items) for each in found.branches])
+    expiries = {int(place): expires for place, expires in found.expiries.items() if place.isascii() and place.isdigit()}
+    items = [
+        _restored_item(each, fold, expiries.get(place, 0)) for place, each in enumerate([*found.items, *found.others])
+    ]
+    fold.items.extend(items[: len(found.items)])
+    fold.branches.restore([_line(each, items) for each in found.branches])
     for each in found.metadata:
         fold.metadata[_name(each.key)] = _restored_register(each)
     fold.history.removed_early.update(ItemId(*named) for named in found.removed)
     fold.history.cleared = dict(found.cleared)
     fold.conflicts.extend(map(_conflict, found.conflicts))
+    fold.lifetime = Lifetime(*found.lifetime)
     fold.restored()
     return State(fold, found.marks)
 
 
-def _restored_item(found: _Item, fold: Fold) -> Item:
+def _restored_item(found: _Item, fold: Fold, expires: int) -> Item:
     origin, counter, place, seq, time, text = found
     if counter > fold.counter(origin) or seq >= PENDING:
         raise MalformedChange(f"a checkpoint shows change {counter} of {origin!r:.40} and has not folded it")
     jsonvalue.check_depth(jsonvalue.decode(text.encode()))
-    return Item(origin, counter, place, seq, time, text.encode())
+    return Item(origin, counter, place, seq, time, text.encode(), expires)
 
 
 def _line(found: _Branch, items: list[Item]) -> Line:
@@ -311,6 +320,7 @@ def merge_states(ours: State, theirs: State) -> State:
         merged.metadata[key] = merge_registers(mine.metadata[key], other.metadata[key], mine.counter, other.counter)
     known = list(other.conflicts)
     merged.conflicts.extend((*known, *(conflict for conflict in mine.conflicts if conflict not in known)))
+    merged.lifetime = max(mine, other, key=lambda fold: fold.seq).lifetime
     merged.restored()
     marks = {**theirs.marks, **ours.marks}
     for origin in ours.marks.keys() & theirs.marks.keys():

@@ -13,6 +13,8 @@ from datetime import datetime, timezone
 from typing import Final
 
 LOGICAL_BITS: Final = 16
+STEADY: Final = 50
+"""Milliseconds by which two clocks may differ and count as the same."""
 MOST_AHEAD: Final = 86_400_000 << LOGICAL_BITS
 
 
@@ -56,6 +58,36 @@ def clamp(timestamp: int, admitted_at: int) -> int:
     True
     """
     return min(timestamp, pack(admitted_at + 1) - 1)
+
+
+class CentralTime:
+    """What time it is by the central store's clock, as far as that is known here.
+
+    >>> time = CentralTime(wall=lambda: pack(5_000))
+    >>> time.offset = -1_000
+    >>> time.now(), unpack_ms(time.timestamp())
+    (4000, 4000)
+    """
+
+    def __init__(self, wall: Callable[[], int] = wall_time) -> None:
+        self.offset = 0
+        """Milliseconds by which that clock is ahead of this machine's."""
+        self._wall = wall
+
+    def now(self) -> int:
+        """Unix milliseconds."""
+        return unpack_ms(self._wall()) + self.offset
+
+    def measured(self, there: int, asked_at: float) -> None:
+        """That clock told its time (Unix milliseconds), when it was asked at a Unix time and answered just now."""
+        answered_at = unpack_ms(self._wall()) / 1000
+        offset = there - (asked_at + answered_at) * 500
+        if abs(offset - self.offset) > (answered_at - asked_at) * 500 + STEADY:
+            self.offset = round(offset)  # Else it may as well be the line: what expired does not come back for that.
+
+    def timestamp(self) -> int:
+        """As `wall_time`."""
+        return self._wall() + (self.offset << LOGICAL_BITS)
 
 
 class HybridClock:

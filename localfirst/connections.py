@@ -126,6 +126,7 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         try:
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
             connection.execute("PRAGMA cache_size = -8192")
+            connection.execute("PRAGMA secure_delete = ON")  # What is deleted is overwritten, not only forgotten.
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES[self._fsync]}")
         except sqlite3.Error:
             connection.close()

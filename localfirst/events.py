@@ -41,6 +41,10 @@ class SessionEvent(Enum):
     """(): everything written here is in the central store now."""
     QUARANTINED = "quarantined"
     """(reason): the session can't be synced until somebody acts; `Store.quarantined` tells in which direction."""
+    SESSION_EXPIRED = "session_expired"
+    """(): nothing was written to the session for its `ttl`, and what was here of it is dropped."""
+    SESSION_DELETED = "session_deleted"
+    """(): it was deleted, by another replica, and what was here of it is dropped, what was pending too."""
     REMOTE_LOST = "remote_lost"
     """(reason): the central store has lost the session; what is here is sent again, see `on_remote_loss`."""
 

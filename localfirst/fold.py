@@ -18,6 +18,7 @@ from localfirst import jsonvalue
 from localfirst.branches import Branches
 from localfirst.change import (
     APPEND,
+    BEGIN,
     CLEAR,
     DELETE,
     DROP,
@@ -27,12 +28,14 @@ from localfirst.change import (
     MAIN_BRANCH,
     PUT,
     REMOVE,
+    TOUCH,
     Admitted,
     Change,
 )
-from localfirst.clock import clamp
+from localfirst.clock import clamp, unpack_ms
 from localfirst.errors import MalformedChange
-from localfirst.history import PENDING, Item, ItemId, Undo
+from localfirst.history import PENDING, History, Item, ItemId, Undo
+from localfirst.lifetime import Lifetime, decode_touch
 from localfirst.metadata import Conflict, Register, Stamp, resolve
 
 MAX_CONFLICTS: Final = 100
@@ -76,18 +79,26 @@ class Fold:
         self.metadata: dict[str, Register] = {}
         self.conflicts: deque[Conflict] = deque(maxlen=MAX_CONFLICTS)
         self.branches = Branches()
-        self.history = self.branches.main.history
-        """Of the main branch."""
+        self.lifetime = Lifetime()
+        """What is set for the session."""
+        self.next_expiry = 0
+        """When the next item expires, Unix milliseconds; 0: none does."""
         self.counters: dict[str, int] = {}
         """The highest counter of each origin in it, pending ones included."""
         self._pending: deque[_Pending] = deque()
+        self._expired_up_to = 0
         self._admitted_items = 0  # Counts while what is pending is simple.
         self._simple = True  # Pending are appends to main only: then an acknowledgement in order moves nothing.
 
     @property
     def items(self) -> list[Item]:
         """What is visible on the main branch, oldest first."""
-        return self.history.items
+        return self.branches.main.history.items
+
+    @property
+    def history(self) -> History:
+        """Of the main branch."""
+        return self.branches.main.history
 
     def on(self, branch: str) -> Sequence[Item]:
         """What is visible on the branch with an id, oldest first; nothing on one that is not there."""
@@ -106,6 +117,7 @@ class Fold:
     def restored(self) -> None:
         """What is in it now was put there from a checkpoint: it is admitted."""
         self._admitted_items = len(self.items)
+        self.next_expiry = self.branches.expire(0)
 
     def counter(self, origin: str) -> int:
         """The highest counter of an origin in it, pending ones included."""
@@ -153,6 +165,18 @@ class Fold:
         known = {(change.origin, change.counter) for change in waiting}
         return [effect for effect in effects if (effect.change.origin, effect.change.counter) not in known]
 
+    def expire(self, now: int) -> None:
+        """Take away the items whose time has come (Unix milliseconds), for good. Nothing before `next_expiry`."""
+        if not 0 < self.next_expiry <= now:
+            return
+        waiting = [pending.change for pending in self._pending]
+        self._undo_pending()
+        self._expired_up_to = now
+        self.next_expiry = self.branches.expire(now)
+        self._admitted_items = len(self.items)
+        for change in waiting:
+            self.pend(change)
+
     def _fold_entries(self, entries: Sequence[Admitted]) -> list[Effect]:
         effects = []
         for seq, admitted_at, change in entries:
@@ -177,13 +201,17 @@ class Fold:
     def _promote(self, entries: Sequence[Admitted]) -> None:
         """Pending items become admitted where they stand; only their `seq` changes."""
         items, position = self.items, self._admitted_items
-        for seq, _, change in entries:
+        for seq, admitted_at, change in entries:
             if seq != self.seq + 1:
                 raise MalformedChange(f"the log goes from seq {self.seq} to {seq}")
             self._pending.popleft()
             self.seq = seq
+            sooner = unpack_ms(change.time) - unpack_ms(clamp(change.time, admitted_at))
             while position < len(items) and items[position].counter == change.counter:
-                items[position] = msgspec.structs.replace(items[position], seq=seq)
+                item = items[position]
+                expires = item.expires and item.expires - sooner
+                items[position] = msgspec.structs.replace(item, seq=seq, expires=expires)
+                self.next_expiry = min(expires, self.next_expiry) if expires else self.next_expiry
                 position += 1
         self._admitted_items = position
 
@@ -202,27 +230,55 @@ class Fold:
 
     def _apply_kind(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
         if change.kind == APPEND:
-            added, undo = self.branches.append(change, seq, self.counters)
-            return Effect(change, added=added), undo
+            return self._append(change, seq, time)
         if change.kind == REMOVE:
             removed, undo = self.branches.remove(change, self.counters)
             return Effect(change, removed=removed), undo
         if change.kind == CLEAR:
             count, undo = self.branches.clear(change, self.counters)
             return Effect(change, cleared=count > 0), undo
-        if change.kind in (FORK, DROP):
-            make_or_delete = self.branches.fork if change.kind == FORK else self.branches.drop
-            return Effect(change), make_or_delete(change, self.counters)
         if change.kind in (PUT, DELETE, INCREMENT):
             key, register, conflict = resolve(self.metadata, change, Stamp(time, change.origin, seq))
             undo = partial(self._restore, key, self.metadata.get(key))
             self.metadata[key] = register
             return Effect(change, key=key, conflict=conflict), undo
+        return Effect(change), self._apply_rare(change, seq)
+
+    def _apply_rare(self, change: Change, seq: int) -> Undo:
+        if change.kind in (FORK, DROP):
+            make_or_delete = self.branches.fork if change.kind == FORK else self.branches.drop
+            return make_or_delete(change, self.counters)
+        if change.kind == TOUCH:
+            standing, self.lifetime = self.lifetime, decode_touch(change.body).applied(self.lifetime)
+            return partial(setattr, self, "lifetime", standing)
+        if change.kind == BEGIN:
+            return self._hide() if seq == PENDING else _nothing
         if change.kind == END:
-            return Effect(change), _nothing
+            return _nothing
         raise MalformedChange(
             f"a change of unknown kind {change.kind[:40]!r}: a newer localfirst wrote it; upgrade this one"
         )
+
+    def _append(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
+        item_ttl = self.lifetime.item_ttl
+        if not item_ttl:
+            added, undo = self.branches.append(change, seq, self.counters)
+            return Effect(change, added=added), undo
+        expires = unpack_ms(time) + item_ttl
+        if expires <= self._expired_up_to:
+            return Effect(change), _nothing
+        added, undo = self.branches.append(change, seq, self.counters, expires)
+        self.next_expiry = min(expires, self.next_expiry or expires)
+        return Effect(change, added=added), undo
+
+    def _hide(self) -> Undo:
+        """What was before is not seen any more, as long as it is not known better."""
+        before = self.branches, self.metadata, self.conflicts
+        self._see(Branches(), {}, deque(maxlen=MAX_CONFLICTS))
+        return partial(self._see, *before)
+
+    def _see(self, branches: Branches, metadata: dict[str, Register], conflicts: deque[Conflict]) -> None:
+        self.branches, self.metadata, self.conflicts = branches, metadata, conflicts
 
     def _restore(self, key: str, register: Register | None) -> None:
         if register is None:

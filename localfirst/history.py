@@ -42,6 +42,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     """Of its change: hybrid logical clock."""
     data: bytes
     """JSON."""
+    expires: int = 0
+    """Unix milliseconds; 0: never."""
 
     @property
     def id(self) -> ItemId:
@@ -79,10 +81,11 @@ def decode_clear(body: bytes) -> dict[str, int]:
     return decode_body(_clear_decoder, body, "a clear does not tell what it clears").seen
 
 
-def items_in(change: Change, seq: int) -> list[Item]:
+def items_in(change: Change, seq: int, expires: int = 0) -> list[Item]:
     """The items of an append."""
     origin, counter, time = change.origin, change.counter, change.time
-    return [Item(origin, counter, place, seq, time, data) for place, data in enumerate(jsonvalue.split(change.body))]
+    bodies = jsonvalue.split(change.body)
+    return [Item(origin, counter, place, seq, time, data, expires) for place, data in enumerate(bodies)]
 
 
 def cleared_by(change: Change) -> dict[str, int]:
@@ -109,9 +112,9 @@ class History:
         self.cleared: Mapping[str, int] = {}
         """By origin, the counter up to which all items are cleared, those too that have not come yet."""
 
-    def append(self, change: Change, seq: int) -> tuple[list[Item], Undo]:
+    def append(self, change: Change, seq: int, expires: int = 0) -> tuple[list[Item], Undo]:
         """Add the items of an append; returns those that became visible."""
-        items = items_in(change, seq)
+        items = items_in(change, seq, expires)
         if change.counter <= self.cleared.get(change.origin, 0):
             items = []
         if self.removed_early:

@@ -17,6 +17,7 @@ _HOST: Final = b"s:host"
 _FOLLOWED: Final = b"s:followed:"
 _OFFERED: Final = b"s:offered:"
 _MOVING: Final = b"s:moving:"
+_OFFSET: Final = b"s:offset:"
 _MACHINE_ID: Final = Path("/etc/machine-id")
 
 
@@ -91,6 +92,19 @@ class Identity:
         moving = _row(_MOVING, namespace)
         with self._rows.transaction():
             self._rows.delete_range(moving, moving + b"\0")
+
+    def clock_offset(self, namespace: str) -> int:
+        """Milliseconds by which the central store's clock is ahead, as it was last measured; 0 before that."""
+        found = self._text(_OFFSET, namespace)
+        try:
+            return int(found or 0)
+        except ValueError:
+            raise StoreCorrupt(f"{self._rows.directory} holds no clock offset where one belongs") from None
+
+    def note_clock_offset(self, namespace: str, offset: int) -> None:
+        """For those who open this directory when the central store can't be reached."""
+        if self.clock_offset(namespace) != offset:
+            self._rows.put(_row(_OFFSET, namespace), b"%d" % offset)
 
     def is_offered(self, namespace: str) -> bool:
         """Whether somebody is to say whether another central store is to be followed."""

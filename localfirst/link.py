@@ -172,10 +172,13 @@ class Link:
 
     def _on_notice(self, notice: Notice) -> None:
         """In the worker's thread."""
-        from sync.site import Lost, Settled
+        from sync.site import Lost, Over, Settled
 
         if isinstance(notice, Settled):
             self._on_settled(notice)
+        elif isinstance(notice, Over):
+            event = SessionEvent.SESSION_EXPIRED if notice.how == "expired" else SessionEvent.SESSION_DELETED
+            self._emit(notice.key, notice.session_id, event)
         elif isinstance(notice, Lost):
             self._emit(notice.key, notice.session_id, SessionEvent.REMOTE_LOST, notice.reason)
         else:
@@ -209,7 +212,9 @@ class Link:
         options = Options(poll_interval=poll, sync_interval=pace)
 
         def make() -> Worker:
-            site = Site(self._local.log, connect(), self._namespace, self._on_notice, ask=self._ask)
+            site = Site(
+                self._local.log, connect(), self._namespace, self._on_notice, time=self._local.time, ask=self._ask
+            )
             return Worker(self._path, site, options)
 
         if kind == "none":

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from localfirst.aside import Quarantine
-from localfirst.clock import HybridClock
+from localfirst.clock import CentralTime, HybridClock
 from localfirst.errors import StoreBusy, StoreClosed
 from localfirst.events import Listeners, SessionEvent, news_of
 from localfirst.fold import Fold
 from localfirst.identity import Identity, fingerprint
+from localfirst.lifetime import Wish
+from localfirst.lives import end_life, last_life
 from localfirst.log import Log
-from localfirst.records import Backlog, Head, Here, SessionKey
+from localfirst.records import ANY_LIFE, Backlog, Head, Here, SessionKey
 from localfirst.rows import Rows, patiently
 from localfirst.turns import Owner, Turns
 from localfirst.view import OnBranch, Plan, View, Views, no_turn, on_main
@@ -35,6 +38,8 @@ class Local:
         self.turns = Turns(self.log)
         self.owner = Owner(path)
         patiently(partial(self.identity.check_host, fingerprint(rows.file)))
+        self.time = CentralTime()
+        self.time.offset = patiently(partial(self.identity.clock_offset, namespace))
         self.wrote: Callable[[], None] | None = None
         """Called after each write, if there is somebody to be told."""
         self._path = path
@@ -44,7 +49,7 @@ class Local:
         self._start()
 
     def _start(self) -> None:
-        self._clock = HybridClock()
+        self._clock = HybridClock(self.time.timestamp)
         self._views = Views(self._make_view)
         self._writer = Writer()
 
@@ -54,7 +59,8 @@ class Local:
         return patiently(self.identity.replica_id)
 
     def _make_view(self, key: SessionKey, session_id: str) -> View:
-        return View(self.log, self._clock, key, self._new_head(session_id), partial(self._listeners.any_for, key))
+        listening = partial(self._listeners.any_for, key)
+        return View(self.log, self._clock, key, self._new_head(session_id), listening, self.time)
 
     def _new_head(self, session_id: str) -> Head:
         return Head(self._namespace, session_id, origin=self.replica_id)
@@ -92,9 +98,10 @@ class Local:
         fresh: bool = False,
         turn: Turn = no_turn,
         branch: OnBranch = on_main,
+        wish: Wish | None = None,
     ) -> None:
         """Carry out what a plan decides, as part of a turn or by itself; returns when it is on disk."""
-        patiently(partial(self._write, self.view(key, session_id), plan, fresh, turn, branch))
+        patiently(partial(self._write, key, session_id, plan, fresh, turn, branch, wish))
 
     async def write_soon(
         self,
@@ -105,15 +112,69 @@ class Local:
         fresh: bool = False,
         turn: Turn = no_turn,
         branch: OnBranch = on_main,
+        wish: Wish | None = None,
     ) -> None:
         """As `write`; a busy directory is waited for off the event loop."""
         view = self.view(key, session_id)
         run = self._writer.run_aside if view.is_costly() else self._writer.run
-        await run(partial(self._write, view, plan, fresh, turn, branch))
+        await run(partial(self._write, key, session_id, plan, fresh, turn, branch, wish))
 
-    def _write(self, view: View, plan: Plan, fresh: bool, turn: Turn, branch: OnBranch) -> None:
-        if view.write(plan, fresh=fresh, turn=turn, branch=branch) and self.wrote is not None:
+    def _write(
+        self,
+        key: SessionKey,
+        session_id: str,
+        plan: Plan,
+        fresh: bool,
+        turn: Turn,
+        branch: OnBranch,
+        wish: Wish | None,
+    ) -> None:
+        view = self.view(key, session_id)
+        wrote = view.write(plan, fresh=fresh, turn=turn, branch=branch, wish=wish)
+        if view.expired:
+            view.expired = False
+            self._listeners.emit(key, session_id, SessionEvent.SESSION_EXPIRED)
+        if wrote and self.wrote is not None:
             self.wrote()
+
+    def delete(self, key: SessionKey, session_id: str, *, everywhere: bool) -> None:
+        """Delete a session, at once here, and in the central store later; returns when no byte of it is on this disk.
+
+        `everywhere`: there may be one in the central store of which nothing is known here.
+        """
+        self.check_open()
+        patiently(partial(self.log.create, key, self._new_head(session_id)))
+        patiently(partial(self._end, key, everywhere))
+        self.scrub()
+        if self.wrote is not None:
+            self.wrote()
+
+    def _end(self, key: SessionKey, everywhere: bool) -> None:
+        while (head := self.log.head(key)) is not None:
+            ending = head.ending or head.generation or (ANY_LIFE if everywhere else "")
+            if end_life(self.log, key, head, ending=ending) is not None:
+                return
+
+    def scrub(self) -> None:
+        """Take from this disk what was dropped, to the last byte."""
+        while patiently(self.log.sweep):
+            pass
+        patiently(self.log.rows.scrub)
+
+    def expire(self, limit: float = 0.05) -> None:
+        """Drop sessions that expired and that the central store never had, as far as that takes no more than so many
+        seconds."""
+        deadline = time.monotonic() + limit
+        after: SessionKey | None = b""
+        while after is not None and time.monotonic() < deadline:
+            heads, after = patiently(partial(self.log.heads, self._namespace, after, 200))
+            for key, head in heads:
+                if head.ttl and head.generation is None and not head.ending:
+                    patiently(partial(self._expire, key, head))
+
+    def _expire(self, key: SessionKey, head: Head) -> None:
+        if last_life(self.log, key, head, self.time.now()) > self.log.last_slot(key) > head.acked:
+            end_life(self.log, key, head)
 
     async def run_soon(self, call: Callable[[], T]) -> T:
         """A small call, in its place among those of coroutines; a busy directory is waited for off the event loop."""

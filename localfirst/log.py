@@ -26,6 +26,7 @@ import msgspec
 
 from localfirst.change import END, Change, decode_change, encode_change
 from localfirst.errors import MalformedChange, StoreCorrupt
+from localfirst.lifetime import Lifetime
 from localfirst.records import (
     CHANGE,
     GARBAGE,
@@ -89,14 +90,19 @@ class Log:
             return False
         return True
 
-    def append(self, key: SessionKey, slot: int, changes: Sequence[Change]) -> bool:
-        """Store changes of this replica from a slot on, all or none. False: it is taken, read the rest first."""
+    def append(self, key: SessionKey, slot: int, changes: Sequence[Change], lifetime: Lifetime | None = None) -> bool:
+        """Store changes of this replica from a slot on, all or none. False: it is taken, read the rest first.
+
+        `lifetime`: what they set for the session; None: nothing.
+        """
         upper = span(CHANGE + key)[1]
         try:
-            if len(changes) == 1:
+            if len(changes) == 1 and lifetime is None:
                 self.rows.insert_last(_slot_key(key, slot), encode_change(changes[0]), upper)
                 return True
             with self.rows.transaction():
+                if lifetime is not None and (head := self.head(key)) is not None:
+                    self.rows.put(HEAD + key, _encode(msgspec.structs.replace(head, lifetime=lifetime)))
                 for place, change in enumerate(changes, start=slot):
                     self.rows.insert_last(_slot_key(key, place), encode_change(change), upper)
         except RowExists:
@@ -225,6 +231,18 @@ class Log:
             epoch=head.epoch + 1,
         )
 
+    def restart(self, key: SessionKey, before: Head, after: Head, pending: Sequence[Change]) -> Head:
+        """Begin a session anew: nothing of it stays but what is pending, behind all slots that were ever used. In a
+        transaction; the rest is removed later, see `sweep`."""
+        after = msgspec.structs.replace(after, volume=os.urandom(VOLUME_BYTES))
+        self.rows.put(GARBAGE + key + before.volume, b"")
+        self.rows.insert(_slot_key(key, after.offset), b"")
+        for slot, change in enumerate(pending, start=after.offset + 1):
+            self.rows.insert(_slot_key(key, slot), encode_change(change))
+        self.rows.put(_SETTLED, number(0))  # What was admitted is not any more.
+        self.rows.put(HEAD + key, _encode(after))
+        return after
+
     def pages(self, key: SessionKey, volume: bytes, after: int = -1) -> list[Page]:
         """The next pages of a volume, that begin after a seq: a few, none at the end."""
         rows = self.rows.range(*span(PAGE + key + volume, after), _PAGES_AT_ONCE)
@@ -313,7 +331,7 @@ class Log:
     def waiting(self, namespace: str) -> set[SessionKey]:
         """The sessions of a namespace of which something waits for the central store."""
         heads = self._of(self._unsettled(), namespace)
-        return {key for key, head in heads.items() if self.last_slot(key) > head.acked}
+        return {key for key, head in heads.items() if head.ending or self.last_slot(key) > head.acked}
 
     def backlog(self, namespace: str) -> dict[SessionKey, Backlog]:
         """What of a namespace waits for the central store, by session."""
@@ -332,7 +350,7 @@ class Log:
         last = self.rows.last_row()
         for key in self._unsettled():
             head = self.head(key)
-            if head is None or self.last_slot(key) > head.acked:
+            if head is None or head.ending or self.last_slot(key) > head.acked:
                 return False
         self.rows.put(_SETTLED, number(last))
         return True

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from datetime import timedelta
+from typing import Final, Literal
 
 from localfirst.errors import ConfigurationError
 
 WorkerKind = Literal["thread", "task", "none"]
 RemoteLoss = Literal["reseed", "ask"]
 Durability = Literal["normal", "full"]
+
+MOST_SECONDS: Final = 100 * 365 * 86_400
+"""The longest time to live that is not for ever."""
+
+
+def milliseconds(name: str, value: object) -> int | None:
+    """A time to live in whole milliseconds; 0: for ever; None: not said. Raises `ConfigurationError`.
+
+    >>> milliseconds("ttl", timedelta(hours=1)), milliseconds("ttl", 0.5), milliseconds("ttl", math.inf)
+    (3600000, 500, 0)
+    """
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0:
+        raise ConfigurationError(f"{name} is a number of seconds above 0, or a timedelta, not {value!r}")
+    if seconds == math.inf:
+        return 0
+    if seconds > MOST_SECONDS:
+        raise ConfigurationError(f"{name} is too long: pass math.inf for ever")
+    return max(1, round(seconds * 1000))
 
 
 def check_options(

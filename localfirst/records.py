@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from localfirst.change import EMPTY_DIGEST, MAIN_BRANCH
+from localfirst.lifetime import FOR_EVER, Lifetime
 
 SessionKey = bytes
 Direction = Literal["push", "pull"]
@@ -15,6 +16,8 @@ Direction = Literal["push", "pull"]
 KEY_BYTES: Final = 16
 VOLUME_BYTES: Final = 8
 NO_VOLUME: Final = bytes(VOLUME_BYTES)
+
+ANY_LIFE: Final = "*"
 
 HEAD, CHANGE, PAGE, PART, GARBAGE, ASIDE, VOID, TURN, HERE = b"h", b"c", b"p", b"k", b"g", b"q", b"v", b"t", b"b"
 
@@ -65,6 +68,18 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """The changes in slots up to this one are folded in the checkpoint, or given up."""
     spent: int = 0
     """How many entries since the floor made others needless, roughly."""
+    lifetime: Lifetime = FOR_EVER
+    """What is set for the session, by what was admitted and what was touched here."""
+    expires_at: int = 0
+    """When it does, as the central store told last, by its clock; 0: it does not, or was never there."""
+    ending: str = ""
+    """The generation that was deleted here, and is still to be deleted in the central store; `ANY_LIFE`: whichever is
+    there."""
+
+    @property
+    def ttl(self) -> int:
+        """Milliseconds after which the session expires, if nothing is written to it; 0: it does not."""
+        return self.lifetime.ttl
 
     def counter(self, slot: int) -> int:
         """The counter of a change of `origin`."""

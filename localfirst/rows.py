@@ -309,6 +309,14 @@ class Rows:
             execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         return True
 
+    def scrub(self) -> bool:
+        """Take from the write-ahead log, too, what was deleted. False: another process reads; it is done later."""
+        with self._using() as execute, self._connections.writing:
+            while execute("PRAGMA freelist_count").fetchone()[0]:
+                execute("PRAGMA incremental_vacuum(1000)").fetchall()
+            busy, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
     def close(self) -> None:
         """Close the connections of all threads; later calls raise `StoreClosed`."""
         self._connections.close()

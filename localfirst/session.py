@@ -7,23 +7,25 @@ functions; the four of the OpenAI Agents SDK's `Session` protocol are coroutines
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from localfirst import jsonvalue, plans
-from localfirst.change import APPEND, PUT, check_session_id
+from localfirst.change import APPEND, PUT, TOUCH, check_session_id
 from localfirst.clock import moment
 from localfirst.errors import InvalidItem
 from localfirst.events import SessionEvent
 from localfirst.export import read_export, write_export
 from localfirst.fold import Fold
+from localfirst.lifetime import Wish, encode_touch
 from localfirst.metadata import (
     Conflict,
     Rule,
     encode_put,
     is_number,
 )
+from localfirst.options import milliseconds
 from localfirst.records import session_key
 from localfirst.standing import Standing
 from localfirst.status import Branch
@@ -62,6 +64,7 @@ class Session:
         hydrate_timeout: float = 2.0,
         session_settings: Any = None,
         branch: str | None = None,
+        wish: Wish | None = None,
     ) -> None:
         self.session_id = check_session_id(session_id)
         self.session_settings = session_settings
@@ -70,6 +73,7 @@ class Session:
         self._key = session_key(store.namespace, session_id)
         self._hydrate_timeout = hydrate_timeout
         self._standing = Standing(store._local, self._key, branch)
+        self._wish = wish
 
     # The OpenAI Agents SDK's protocol.
 
@@ -359,6 +363,30 @@ class Session:
         for key in metadata:
             self._emit_changed(key)
 
+    # How long it lives.
+
+    def touch(self, ttl: timedelta | float | None = None) -> None:
+        """Renew the session's time to live, without writing anything else. `ttl` (seconds or a timedelta): and set it,
+        for this session, on every replica; `math.inf`: it never expires. Raises `ConfigurationError` for others.
+
+        >>> session.touch(ttl=3600); session.expires_at is None
+        False
+        """
+        wish = None if ttl is None else Wish(milliseconds("ttl", ttl), own=True)
+        if wish is not None and self._wish is not None:
+            self._wish = self._wish._replace(ttl=wish.ttl, own=True)
+        self._write(plans.always((TOUCH, encode_touch(wish))))
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the session expires if nothing is written to it until then (UTC); None: never, or it has already.
+
+        >>> session.expires_at is None
+        True
+        """
+        self._hydrate()
+        return self._store._expires_at(self._key, self.session_id)
+
     # How it stands with the central store.
 
     def flush(self, timeout: float | None = None) -> None:
@@ -458,12 +486,13 @@ class Session:
 
     def _write(self, plan: Plan, *, fresh: bool = False) -> None:
         local, branch = self._store._local, self._branch()
-        local.write(self._key, self.session_id, plan, fresh=fresh, turn=turn_of(local, self._key), branch=branch)
+        turn = turn_of(local, self._key)
+        local.write(self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self._wish)
 
     async def _write_soon(self, plan: Plan, *, fresh: bool = False) -> None:
         local, branch = self._store._local, await self._branch_soon()
         turn = turn_of(local, self._key)
-        await local.write_soon(self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch)
+        await local.write_soon(self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self._wish)
 
     def _branch(self) -> OnBranch:
         """Tells, when something is read or written, where this object stands."""

@@ -48,7 +48,9 @@ class Standing:
         if line is None and here is None:
             raise plans.no_branch(self.name)
         if line is None and self._found:
-            raise ConfigurationError('this branch was deleted: switch() to another, for example to "main"')
+            raise ConfigurationError(
+                'this branch was deleted, or the session expired: switch() to another, for example to "main"'
+            )
         line = line or branches.main  # What was remembered is not there any more.
         self._here, self._found = Here(line.id, line.time), True
         return line.id

@@ -52,7 +52,7 @@ class SessionInfo:
     updated_at: datetime | None
     """When its newest change was made, by its author's clock (UTC)."""
     expires_at: datetime | None
-    """None: never. Sessions do not expire in this version."""
+    """If nothing is written to it until then (UTC); None: never."""
     pending: int
     """Changes made here that are not known to be in the central store."""
     state: Literal["local", "pending", "synced", "quarantined"]

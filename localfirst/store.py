@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_data_path
 
 from localfirst.change import check_session_id
+from localfirst.clock import moment, pack
 from localfirst.errors import ConfigurationError
 from localfirst.events import Listeners, SessionEvent
 from localfirst.fold import Fold
 from localfirst.giving_up import give_up
+from localfirst.lifetime import Wish
 from localfirst.link import Link, connector
 from localfirst.local import Local
-from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options
+from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, milliseconds
 from localfirst.records import Aside, Direction, SessionKey, session_key
 from localfirst.rows import patiently
 from localfirst.session import Session
@@ -46,6 +48,8 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     poll_interval: float = 5.0,
     sync_interval: float = 0.02,
     on_remote_loss: RemoteLoss = "reseed",
+    ttl: timedelta | float | None = None,
+    item_ttl: timedelta | float | None = None,
 ) -> Store:
     """Open the store in a directory, made with mode 0700 if it is missing.
 
@@ -63,6 +67,9 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     - `on_remote_loss`: what to do when the central store has lost what it had, or is another one. `"reseed"`: send it
       what is here, and say so (`SessionEvent.REMOTE_LOST`). `"ask"`: stop until `reseed` (the whole store) or `retry`
       (one session) is called.
+    - `ttl`: seconds or a timedelta after which a session expires to which nothing is written; `item_ttl`: after which
+      each item does. They are written to sessions that are written to here, unless `session()` was given others. None:
+      nothing is; `math.inf`: for ever.
 
     Raises `ConfigurationError` for what can't work, whatever the network does.
 
@@ -80,6 +87,8 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
         poll_interval=poll_interval,
         sync_interval=sync_interval,
         on_remote_loss=on_remote_loss,
+        ttl=ttl,
+        item_ttl=item_ttl,
     )
 
 
@@ -97,6 +106,8 @@ class Store:
         poll_interval: float,
         sync_interval: float,
         on_remote_loss: RemoteLoss,
+        ttl: timedelta | float | None,
+        item_ttl: timedelta | float | None,
     ) -> None:
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
         check_options(remote, namespace, worker, durability, poll_interval, sync_interval, on_remote_loss)
@@ -104,6 +115,7 @@ class Store:
         self.namespace = namespace
         self._listeners = Listeners()
         self._closed = False
+        self._ttls = milliseconds("ttl", ttl), milliseconds("item_ttl", item_ttl)
         found = connector(remote, namespace) if remote else None
         self._local = Local(self.path, namespace, fsync=durability == "full", listeners=self._listeners)
         self._link = found and Link(
@@ -118,6 +130,7 @@ class Store:
             ask=on_remote_loss == "ask",
         )
         self._local.wrote = self._link.host.wake if self._link else None
+        self._local.expire()
         _stores.add(self)
 
     # Sessions.
@@ -129,6 +142,8 @@ class Store:
         hydrate_timeout: float = 2.0,
         session_settings: Any = None,
         branch: str | None = None,
+        ttl: timedelta | float | None = None,
+        item_ttl: timedelta | float | None = None,
     ) -> Session:
         """The session with this id. Nothing is read or written until it is used.
 
@@ -138,16 +153,52 @@ class Store:
 
         `session_settings`: see `Session`. `branch`: the name of the branch to begin on; None: the one to which this
         session was switched last in this directory, main at first; calls raise `ConfigurationError` if there is no such
-        branch. Raises `ConfigurationError` for an id that is empty, not a string, longer
-        than 1,024 bytes, or has a NUL.
+        branch. `ttl`, `item_ttl`: as for `open`, for this session on every replica, from the next write on; they count
+        more than those of any store. Raises `ConfigurationError` for an id that is empty, not a string, longer than
+        1,024 bytes, or has a NUL.
 
         >>> store.session("user-123").get_messages()
         []
         """
         self._local.check_open()
         return Session(
-            self, session_id, hydrate_timeout=hydrate_timeout, session_settings=session_settings, branch=branch
+            self,
+            session_id,
+            hydrate_timeout=hydrate_timeout,
+            session_settings=session_settings,
+            branch=branch,
+            wish=self._wish(milliseconds("ttl", ttl), milliseconds("item_ttl", item_ttl)),
         )
+
+    def _wish(self, ttl: int | None, item_ttl: int | None) -> Wish | None:
+        """What is to be set for a session, whose own settings win."""
+        own = ttl is not None or item_ttl is not None
+        both = self._ttls[0] if ttl is None else ttl, self._ttls[1] if item_ttl is None else item_ttl
+        return None if both == (None, None) else Wish(*both, own)
+
+    def delete(self, session_id: str) -> None:
+        """Delete a session everywhere: here at once, then in the central store, and from there on other replicas.
+
+        When this returns, no byte of its items is on this disk. Other replicas drop what they have of it, also what
+        they could not send yet, when they hear of it, within 30 days. What is written to the session later begins it anew.
+        Works offline; a session that is not there is fine.
+
+        >>> _ = session.add_message("user", "Hello"); store.delete("user-123"); len(session)
+        0
+        """
+        key = session_key(self.namespace, check_session_id(session_id))
+        self._local.delete(key, session_id, everywhere=self._link is not None)
+
+    def cleanup(self, idle_for: timedelta | float = timedelta(days=30)) -> list[str]:
+        """Delete the sessions whose newest change is at least so old (seconds or a timedelta); returns their ids.
+
+        >>> store.cleanup(idle_for=30 * 86_400)
+        []
+        """
+        session_ids = [info.session_id for info in self.sessions(idle_for=idle_for)]
+        for session_id in session_ids:
+            self.delete(session_id)
+        return session_ids
 
     def sessions(self, prefix: str = "", *, idle_for: timedelta | float | None = None) -> Iterator[SessionInfo]:
         """The sessions that are known here and whose id begins with a prefix, in the order of their ids.
@@ -359,6 +410,12 @@ class Store:
         view = self._local.view(key, session_id)
         return self._local.read(key, session_id, lambda _: view.unsent)
 
+    def _expires_at(self, key: SessionKey, session_id: str) -> datetime | None:
+        """See `Session.expires_at`."""
+        view = self._local.view(key, session_id)
+        expires_at = self._local.read(key, session_id, lambda _: view.expires_at)
+        return moment(pack(expires_at)) if expires_at > self._local.time.now() else None
+
     def _synced_at(self, key: SessionKey) -> datetime | None:
         """See `Session.synced_at`."""
         return _utc(self._link.synced.get(key)) if self._link else None
@@ -459,7 +516,7 @@ class Store:
                 items=len(fold.items),
                 bytes=sum(len(item.data) for item in fold.items),
                 updated_at=view.updated_at,
-                expires_at=None,
+                expires_at=moment(pack(view.expires_at)),
                 pending=pending,
                 state="quarantined" if stopped else state,
             )

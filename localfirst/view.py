@@ -14,12 +14,14 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Final
 
-from localfirst.change import MAIN_BRANCH, OF_A_BRANCH, Admitted, Change, decode_change
+from localfirst.change import BEGIN, MAIN_BRANCH, OF_A_BRANCH, TOUCH, Admitted, Change, decode_change
 from localfirst.checkpoint import decode_state
-from localfirst.clock import HybridClock, moment
+from localfirst.clock import CentralTime, HybridClock, moment, unpack_ms
 from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt, of_session
 from localfirst.fold import VOID, Effect, Fold
 from localfirst.history import ItemId
+from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_touch
+from localfirst.lives import end_life
 from localfirst.log import Log
 from localfirst.records import Head, Page, Rest, SessionKey
 
@@ -49,7 +51,13 @@ class View:
     """One session as this process sees it. Every call may raise `StoreBusy`; then it has done nothing."""
 
     def __init__(
-        self, log: Log, clock: HybridClock, key: SessionKey, head: Head, listening: Callable[[], bool]
+        self,
+        log: Log,
+        clock: HybridClock,
+        key: SessionKey,
+        head: Head,
+        listening: Callable[[], bool],
+        time: CentralTime | None = None,
     ) -> None:
         self.lock = threading.Lock()
         self.fold = Fold()
@@ -60,12 +68,17 @@ class View:
         self.effects: deque[Effect] = deque(maxlen=10_000)
         """What changes of other replicas did, for those who listen; filled while `listening()`."""
         self.loaded = False
+        self.expired = False
+        """It was dropped here, since somebody asked last."""
         self._listening = listening
         self._log = log
         self._clock = clock
         self._key = key
         self._head = head
         self._exists = False
+        self._time = time or CentralTime()
+        self._wished: Wish | None = None
+        self._renewed = 0
         self._slot = 0
         self._checked: dict[int, tuple[int, int]] = {}
 
@@ -76,9 +89,33 @@ class View:
 
     def refresh(self, *, until: int | None = None) -> Fold:
         """What is visible now. Hold `lock`. With `until`, pages that begin after that seq are left for later."""
+        self._read(until)
+        return self.visible()
+
+    def visible(self) -> Fold:
+        """What of that which was read last has not expired. Hold `lock`."""
+        fold = self.fold
+        if fold.next_expiry or fold.lifetime.ttl:
+            now = self._time.now()
+            fold.expire(now)
+            if 0 < self.expires_at <= now:
+                hidden = Fold()
+                hidden.seq = fold.seq  # Of which what is written next has been the author's view.
+                return hidden
+        return fold
+
+    @property
+    def expires_at(self) -> int:
+        """When the session expires, Unix milliseconds by the central store's clock; 0: never."""
+        ttl = self.fold.lifetime.ttl
+        if not ttl:
+            return 0
+        return max(self._head.expires_at, self._renewed + ttl if self.unsent else 0)
+
+    def _read(self, until: int | None) -> None:
         serial, version = self._log.rows.version()
         if self._checked.get(serial) == version:
-            return self.fold
+            return
         rest = self._log.rest(self._key, self.fold.seq, self._slot, self._head.epoch)
         if rest.head is not None:
             try:
@@ -91,23 +128,59 @@ class View:
             if len(self._checked) > _CONNECTIONS:
                 self._checked.clear()
             self._checked[serial] = version
-        return self.fold
 
     def write(
-        self, plan: Plan, *, fresh: bool, turn: Callable[[], int] = no_turn, branch: OnBranch = on_main
+        self,
+        plan: Plan,
+        *,
+        fresh: bool,
+        turn: Callable[[], int] = no_turn,
+        branch: OnBranch = on_main,
+        wish: Wish | None = None,
     ) -> list[Change]:
         """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state; `turn` tells of
-        which turn they are part, and `branch` on which branch they are made."""
+        which turn they are part, `branch` on which branch they are made, and `wish` how long the session shall live."""
         with self.lock:
-            if fresh or not self.loaded:
+            if fresh or not self.loaded or wish != self._wished:
                 self.refresh()
-            while steps := plan(self.fold):
+            while steps := plan(visible := self.visible()):
+                if visible is not self.fold and self._restart():
+                    continue
                 if self._exist():
-                    changes = self._number(steps, turn(), branch)
-                    if self._commit(changes):
+                    steps, lifetime = self._live_on(steps, visible, wish)
+                    changes = self._number(steps, turn(), branch, visible)
+                    if self._commit(changes, lifetime):
+                        self._wished = wish
                         return changes
                     self._catch_up()
             return []
+
+    def _restart(self) -> bool:
+        """Drop what has expired, if the central store never had it. Else that one decides, so it is only hidden."""
+        if self._head.generation is not None or self._head.ending:
+            return False
+        if end_life(self._log, self._key, self._head) is not None:
+            self.expired = True
+        self._checked.clear()
+        self.refresh()
+        return True
+
+    def _live_on(
+        self, steps: Sequence[Step], visible: Fold, wish: Wish | None
+    ) -> tuple[Sequence[Step], Lifetime | None]:
+        """With the steps that say how long the session lives; and that, if they do."""
+        standing, before = self.fold.lifetime, list[Step]()
+        if visible is not self.fold:
+            before.append((BEGIN, b"{}"))
+            if standing != FOR_EVER:
+                before.append((TOUCH, encode_touch(Wish(*standing))))
+        if wish is not None and wish != self._wished and wish.differs(standing):
+            before.append((TOUCH, encode_touch(wish)))
+        lifetime = standing
+        for kind, body in (*before, *steps):
+            if kind == TOUCH:
+                lifetime = decode_touch(body).applied(lifetime)
+        return ([*before, *steps] if before else steps), (None if lifetime == self._head.lifetime else lifetime)
 
     def _exist(self) -> bool:
         """Make the session known on this disk. False: somebody else did, under another head, which was read now."""
@@ -119,15 +192,16 @@ class View:
                 return False
         return True
 
-    def _commit(self, changes: list[Change]) -> bool:
+    def _commit(self, changes: list[Change], lifetime: Lifetime | None = None) -> bool:
         """Fold, then store: what can't be folded is never stored. False: another process or thread was faster."""
         done = 0
         try:
             for change in changes:
                 self.fold.pend(change)
                 done += 1
-            if self._log.append(self._key, self._slot + 1, changes):
+            if self._log.append(self._key, self._slot + 1, changes, lifetime):
                 self._slot += len(changes)
+                self._renewed = unpack_ms(changes[-1].time)
                 self.size += sum(len(change.body) + _ITEM_OVERHEAD for change in changes)
                 return True
         except LocalFirstError:
@@ -163,13 +237,13 @@ class View:
 
     @property
     def updated_at(self) -> datetime | None:
-        """When the newest change was made, by its author's clock."""
-        return moment(self.fold.time)
+        """When the newest change was made, by its author's clock; None, too, if all has expired."""
+        return moment(self.fold.time) if self.visible() is self.fold else None
 
-    def _number(self, steps: Sequence[Step], turn: int, on_branch: OnBranch) -> list[Change]:
+    def _number(self, steps: Sequence[Step], turn: int, on_branch: OnBranch, visible: Fold) -> list[Change]:
         branch = MAIN_BRANCH
         if on_branch is not on_main and any(kind in OF_A_BRANCH for kind, _ in steps):
-            branch = on_branch(self.fold)
+            branch = on_branch(visible)
         base, now, origin, counter = self.fold.seq, self._clock.now, self._head.origin, self._head.counter(self._slot)
         return [
             Change(
@@ -194,6 +268,7 @@ class View:
                 self._slot = slot
                 if slot in own:
                     self.fold.pend(own[slot])
+                    self._renewed = unpack_ms(own[slot].time)
                     self.size += len(own[slot].body) + _ITEM_OVERHEAD
         self._clock.observe(self.fold.time)
         if shown is not None and self._listening():

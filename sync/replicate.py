@@ -20,11 +20,14 @@ import msgspec
 from localfirst.change import decode_change, extend_digest_by, new_id
 from localfirst.checkpoint import hash_of
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected, StoreCorrupt
+from localfirst.lives import touched, ttl_set_by
 from localfirst.records import Direction, Head, OwnRange, Page, Rename, SessionKey, session_key
 from localfirst.turns import whole
-from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
+from sync.central.base import Ended, Pulled, Pushed, PushStatus, Run, Want
+from sync.central.base import Head as RemoteHead
 from sync.central.digests import digest_after
 from sync.compact import compact
+from sync.lives import drop_life, how_ended, is_over, send_deletions
 from sync.resync import Lacking, Stubborn, Unreadable, rename_of, resync
 from sync.retry import patiently
 from sync.site import Lost, Settled, Site
@@ -101,6 +104,7 @@ class Replicator:
         self._one_way = frozenset(one_way)
         behind = list(pull)
         for keys in self._batched(push):
+            await send_deletions(self._site, keys)
             behind += await self._push_sessions(keys, result)
         for keys in self._batched(dict.fromkeys(behind)):
             await self._pull([key for key in keys if (key, "pull") not in result.refused], result)
@@ -148,7 +152,7 @@ class Replicator:
             await asyncio.sleep(0)  # The loop may be an application's.
             head = await self._site.head(key)
             if head is not None:
-                batch = await self._guarded(key, head, "push", result, self._pending(key))
+                batch = await self._guarded(key, head, "push", result, self._pending(key, result))
                 batches += [batch] if batch else []
             if sum(batch.size for batch in batches) >= self._site.limits.push_bytes:
                 result.push.update(keys[place + 1 :])
@@ -164,9 +168,12 @@ class Replicator:
                 result.push.add(batch.key)
         return behind
 
-    async def _pending(self, key: SessionKey) -> _Batch | None:
+    async def _pending(self, key: SessionKey, result: Round) -> _Batch | None:
         for _ in range(_RENAMES):
             if (head := await self._site.head(key)) is None:
+                return None
+            if await is_over(self._site, key, head):
+                await self._end(key, head, "expired", result)
                 return None
             after = max(head.acked, head.sent) if key in self._one_way else head.acked
             found = await self._run(key, after)
@@ -180,7 +187,9 @@ class Replicator:
             await self._adopt(key, head)
             return None
         fresh, generation = head.generation is None, head.generation or new_id()
-        run = Run(head.session_id, generation, fresh, head.origin, head.counter(after + 1), changes)
+        run = Run(
+            head.session_id, generation, fresh, head.origin, head.counter(after + 1), changes, ttl_set_by(changes)
+        )
         run.hashes  # noqa: B018 - here, session by session: the agent's thread gets its turn between them
         return _Batch(key, head, run, sum(map(len, changes)), more)
 
@@ -243,13 +252,7 @@ class Replicator:
         if outcome.status is PushStatus.GAP:
             return await self._fill_gap(key, head, result)
         if outcome.status in (PushStatus.GENERATION, PushStatus.MISSING):
-            if key not in self._one_way:
-                return False
-            if outcome.status is PushStatus.MISSING:
-                await self._lost(key, head, result)
-            else:
-                await self._resync(key, head, result, "the central log, which could not be read, was replaced")
-            return True
+            return await self._settle_refused(key, head, outcome, result)
         self._gaps.pop(key, None)
         if outcome.status is PushStatus.OVERLAP:
             result.push.add(key)
@@ -259,6 +262,18 @@ class Replicator:
             await self._resync(key, head, result, "changes of ours are in what was read, and were not known for ours")
             return True
         return await self._settle_alone(key, head, batch.run, outcome, result)
+
+    async def _settle_refused(self, key: SessionKey, head: Head, outcome: Pushed, result: Round) -> bool:
+        """The life that the run was for is not there."""
+        if how := how_ended(self._site, head, outcome.generation or None, outcome.ended):
+            await self._end(key, head, how, result)
+        elif key not in self._one_way:
+            return False
+        elif outcome.status is PushStatus.MISSING:
+            await self._lost(key, head, result)
+        else:
+            await self._resync(key, head, result, "the central log, which could not be read, was replaced")
+        return True
 
     async def _settle_alone(self, key: SessionKey, head: Head, run: Run, outcome: Pushed, result: Round) -> bool:
         """Record a run that was admitted right behind the cursor. False: it was not, or something else is different."""
@@ -280,6 +295,8 @@ class Replicator:
             digest=outcome.digest,
             acked=head.acked + count,
             spent=head.spent + sum(spent_by(decode_change(data)) for data in run.changes),
+            lifetime=touched(head.lifetime, run.changes),
+            expires_at=outcome.expires_at,
         )
         await self._settle(key, head, after, result, page)
         return True
@@ -334,9 +351,16 @@ class Replicator:
 
     async def _settle_pull(self, key: SessionKey, head: Head, pulled: Pulled, room: int, result: Round) -> None:
         remote = pulled.head
-        if remote is None:
+        if how := how_ended(self._site, head, remote and remote.generation, pulled.ended):
+            await self._end(key, head, how, result)
+        elif remote is None:
             await self._lost(key, head, result)
-            return
+        else:
+            await self._follow(key, head, remote, pulled, room, result)
+
+    async def _follow(
+        self, key: SessionKey, head: Head, remote: RemoteHead, pulled: Pulled, room: int, result: Round
+    ) -> None:
         if pulled.resync:
             behind = head.generation in (None, remote.generation) and remote.seq >= head.seq
             reason = "is folded beyond where this replica was" if behind else "does not go on where this replica was"
@@ -365,6 +389,8 @@ class Replicator:
             digest=digest_after(head.digest, pulled.entries[: stretch.count]),
             acked=max(head.acked, stretch.acked),
             spent=head.spent + stretch.spent,
+            lifetime=stretch.lifetime,
+            expires_at=pulled.expires_at,
         )
         if after != head:
             rename = await rename_of(self._site, key, head, stretch.twin, stretch.same)
@@ -376,6 +402,12 @@ class Replicator:
             if not pulled.entries:
                 raise RemoteRejected(f"the central log ends before its head {pulled.head.seq}")
             result.pull.add(key)
+
+    async def _end(self, key: SessionKey, head: Head, how: Ended, result: Round) -> None:
+        """The life that was followed is over. There may be another one already."""
+        await drop_life(self._site, key, head, how)
+        result.push.add(key)
+        result.pull.add(key)
 
     async def _lost(self, key: SessionKey, head: Head, result: Round) -> None:
         """The central store does not have the session any more. Sending it again may need somebody's consent."""

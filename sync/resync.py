@@ -29,6 +29,8 @@ from localfirst.checkpoint import MARKED, State, decode_state, encode_state, has
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
 from localfirst.fold import Fold
 from localfirst.history import Item, ItemId
+from localfirst.lifetime import Lifetime
+from localfirst.lives import ttl_set_by
 from localfirst.records import Head, Kept, Rename, SessionKey
 from localfirst.turns import OpenTurns
 from sync.central.base import Checkpoint, Pulled, PushStatus, Run, Want
@@ -104,6 +106,8 @@ class _Copy:
         self._checkpoint: State | None = None
         self._seen: dict[str, int] = {}
         self._spent = 0
+        self._lifetime = Lifetime()
+        self._expires_at = 0
         self._twin: int | None = None
         self._same: set[int] = set()
 
@@ -138,6 +142,7 @@ class _Copy:
                 await self._begin_folded(pulled.head)
                 continue
             self._remote = pulled.head
+            self._expires_at = pulled.expires_at
             await self._take(pulled)
             if self._seq == pulled.head.seq:
                 self._check(pulled.head)
@@ -157,11 +162,14 @@ class _Copy:
         if state.fold.seq != checkpoint.seq:
             raise MalformedChange(f"the checkpoint at {checkpoint.seq} is one of {state.fold.seq}")
         self._seen = dict(state.fold.counters)
+        self._lifetime = state.fold.lifetime
         self._twin = await patiently(partial(self._twin_below, state))
         await stage_checkpoint(self._site, self._key, self.volume, checkpoint.data)
 
     async def _take(self, pulled: Pulled) -> None:
-        stretch = await read_stretch(self._site, self._key, self._head, self._seq, pulled.entries, self._twin)
+        stretch = await read_stretch(
+            self._site, self._key, self._head, self._seq, pulled.entries, self._twin, self._lifetime
+        )
         if stretch.poison is not None:
             entry = pulled.entries[stretch.count]
             raise Unreadable(stretch.poison, entry.seq, hash_of(entry.data))
@@ -174,6 +182,7 @@ class _Copy:
         for origin, counter in stretch.seen.items():
             self._seen[origin] = max(counter, self._seen.get(origin, 0))
         self._spent += stretch.spent
+        self._lifetime = stretch.lifetime
         self._twin = stretch.twin
         self._same |= stretch.same
 
@@ -223,7 +232,10 @@ class _Copy:
             ours = merge_states(ours, theirs)
         data = encode_state(ours)
         checkpoint = Checkpoint(new_id(), ours.fold.seq, extend_digest(EMPTY_DIGEST, 0, [data]), data)
-        await self._site.central.put_checkpoint(self._head.session_id, self._remote, checkpoint, ours.fold.counters)
+        fold = ours.fold
+        await self._site.central.put_checkpoint(
+            self._head.session_id, self._remote, checkpoint, fold.counters, fold.lifetime.ttl
+        )
 
     async def _folded_here(self) -> State:
         state = await load_state(self._site, self._key, self._head.volume)
@@ -302,6 +314,8 @@ class _Copy:
             floor_hash=self._floor_hash,
             bottom=bottom,
             spent=self._spent,
+            lifetime=self._lifetime,
+            expires_at=self._expires_at,
         )
         return Resynced(after, await rename_of(self._site, self._key, head, self._twin, self._same))
 
@@ -367,6 +381,6 @@ class _Unsent:
 
     def run(self, session_id: str, generation: str) -> Run:
         """All of them, to be pushed; then there are none."""
-        run = Run(session_id, generation, True, self._origin, self._first, self.changes)
+        run = Run(session_id, generation, True, self._origin, self._first, self.changes, ttl_set_by(self.changes))
         self.changes, self._size = [], 0
         return run

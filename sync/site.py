@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from localfirst.aside import Quarantine
 from localfirst.change import extend_digest_by, hash_changes
+from localfirst.clock import CentralTime
 from localfirst.identity import Identity
 from localfirst.log import Log
 from localfirst.records import Aside, Head, Kept, Page, SessionKey
-from sync.central.base import CentralStore
+from sync.central.base import CentralStore, Ended
 from sync.retry import patiently
 
 
@@ -40,7 +41,15 @@ class Stopped(NamedTuple):
     aside: Aside
 
 
-Notice = Settled | Lost | Stopped
+class Over(NamedTuple):
+    """The life of a session has ended, and what was here of it is dropped."""
+
+    key: SessionKey
+    session_id: str
+    how: Ended
+
+
+Notice = Settled | Lost | Stopped | Over
 
 
 class Limits(NamedTuple):
@@ -79,6 +88,7 @@ class Site:
     """Whether to ask before what the central store has lost is sent again."""
     looks: bool = False
     """Whether nothing is sent at all: what is new there is taken, and what it has lost is only told."""
+    time: CentralTime = field(default_factory=CentralTime)
 
     @property
     def identity(self) -> Identity:

@@ -9,10 +9,11 @@ from typing import Final
 
 import msgspec
 
-from localfirst.change import APPEND, CLEAR, DROP, FORK, REMOVE, Change, decode_change, hash_changes
+from localfirst.change import APPEND, CLEAR, DROP, FORK, REMOVE, TOUCH, Change, decode_change, hash_changes
 from localfirst.checkpoint import hash_of
 from localfirst.errors import MalformedChange
 from localfirst.fold import check
+from localfirst.lifetime import FOR_EVER, Lifetime, decode_touch
 from localfirst.records import Foreign, Head, OwnRange, Page, SessionKey
 from localfirst.turns import OpenTurns
 from sync.central.base import LogEntry, Want
@@ -47,16 +48,26 @@ class Stretch:
     """The highest counter of each origin among them."""
     spent: int = 0
     """How many entries they made needless, roughly."""
+    lifetime: Lifetime = FOR_EVER
+    """What is set for the session after them."""
     poison: MalformedChange | None = None
     """Why the entry after them can't be read."""
 
 
 async def read_stretch(
-    site: Site, key: SessionKey, head: Head, after: int, entries: Sequence[LogEntry], twin: int | None = None
+    site: Site,
+    key: SessionKey,
+    head: Head,
+    after: int,
+    entries: Sequence[LogEntry],
+    twin: int | None = None,
+    lifetime: Lifetime | None = None,
 ) -> Stretch:
-    """The entries after a seq, up to the first that can't be read. `twin`: as it is known from what came before."""
+    """The entries after a seq, up to the first that can't be read. `twin`, `lifetime`: as they are known from what came
+    before; None: from the head."""
     reader = _Reader(head, await patiently(partial(site.quarantine.skipped, key)))
     reader.stretch.twin = twin
+    reader.stretch.lifetime = head.lifetime if lifetime is None else lifetime
     decoded: list[tuple[LogEntry, Change | None]] = []
     for place, entry in enumerate(entries, start=after + 1):
         try:
@@ -127,6 +138,8 @@ class _Reader:
         else:
             stretch.seen[change.origin] = max(change.counter, stretch.seen.get(change.origin, 0))
             stretch.spent += spent_by(change)
+            if change.kind == TOUCH:
+                stretch.lifetime = decode_touch(change.body).applied(stretch.lifetime)
             self._place(entry, change, rows)
             if change.origin != self._author:
                 self._author, self._turns = change.origin, OpenTurns()

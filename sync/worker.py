@@ -46,6 +46,10 @@ CHECKPOINT_BYTES: Final = 4 << 20
 POLL_SPREAD: Final = (1.0, 1.5)
 """Poll intervals between two polls, at random: so that a fleet does not poll together, and so that the polls of an idle
 worker, with a probe of the connection for hints each minute, are fewer than one round trip per interval of 5 s."""
+SWEEP_SECONDS: Final = 600.0
+"""How often what expired is removed from the central store; at random, from half of it on, so that not all do."""
+SWEEP_SESSIONS: Final = 1000
+
 SETTLE_ROWS: Final = 1000
 """How many rows later it is noted again that nothing is pending."""
 
@@ -98,6 +102,7 @@ class Worker:
         self._settled_row = 0
         self._watching: asyncio.Task[None] | None = None
         self._told: tuple[object, ...] = ()
+        self._sweep_at = time.monotonic() + SWEEP_SECONDS * random.uniform(0.1, 1.5)
 
     @property
     def leads(self) -> bool:
@@ -242,6 +247,9 @@ class Worker:
         for key, hint in hinted.items():
             if self._hinted.get(key) == hint:
                 del self._hinted[key]
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS * random.uniform(0.5, 1.5)
+            await self._central.sweep(SWEEP_SESSIONS)
         if poll and self._poll_at == due:  # Else hints were missed meanwhile: poll once more.
             self._poll_at = now + self._options.poll_interval * random.uniform(*POLL_SPREAD)
 
@@ -366,6 +374,8 @@ class Worker:
             await patiently(partial(identity.follow, self._namespace, found.store_id))
         self._replicator.store_id = found.store_id
         self.status.reached(found.now, asked_at)
+        self._site.time.measured(found.now, asked_at)
+        await patiently(partial(identity.note_clock_offset, self._namespace, self._site.time.offset))
         self._tell()
         self._identified = True
         return True
@@ -485,7 +495,7 @@ class Worker:
             if head.offset != before.offset:  # It was moved to another slot.
                 wanted[key] = (head, await patiently(partial(self._log.last_slot, key)))
             one_way = (key, "pull") in self._stopped
-            if max(head.acked, head.sent if one_way else 0) < wanted[key][1]:
+            if head.ending or max(head.acked, head.sent if one_way else 0) < wanted[key][1]:
                 unsent.add(key)
         return unsent
 

@@ -311,6 +311,7 @@ class DirectoryStore:
             if found is not None and ending.generation in (None, found.generation):
                 self._clear(ending.session_id)
                 self._note(ending.session_id, found.generation, _End("deleted", forget_at))
+        self._rows.scrub()
 
     async def sweep(self, limit: int) -> int:
         swept, after = 0, _HEAD + self._namespace

@@ -1,0 +1,92 @@
+"""How the life of a session ends on this disk: it expired, or was deleted. What is written later begins another.
+
+A life is a generation of the central store; before a session was ever there, it has one all the same. What is dropped
+is dropped by one small transaction, and swept from the disk later, see `localfirst.log.Log.sweep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from localfirst.change import BEGIN, MAIN_BRANCH, TOUCH, Change, decode_change, derived_id, may_be_touch
+from localfirst.clock import unpack_ms
+from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_touch
+from localfirst.log import Log
+from localfirst.records import Head, SessionKey, number
+from localfirst.renumber import renumber
+
+
+def ttl_set_by(changes: Iterable[bytes]) -> int | None:
+    """The ttl that changes (wire bytes) set last, milliseconds; None: they set none."""
+    found = None
+    for data in filter(may_be_touch, changes):
+        change = decode_change(data)
+        if change.kind == TOUCH:
+            ttl = decode_touch(change.body).ttl
+            found = found if ttl is None else ttl
+    return found
+
+
+def touched(lifetime: Lifetime, changes: Iterable[bytes]) -> Lifetime:
+    """What is set for a session after changes (wire bytes)."""
+    for data in filter(may_be_touch, changes):
+        change = decode_change(data)
+        if change.kind == TOUCH:
+            lifetime = decode_touch(change.body).applied(lifetime)
+    return lifetime
+
+
+def last_life(log: Log, key: SessionKey, head: Head, now: int) -> int:
+    """The slot at which what is pending begins that has not expired; one behind the last if all has.
+
+    `now`: Unix milliseconds, by the clock of the central store. Pending changes renew each other, until there is one
+    that says that its author began anew.
+    """
+    last = log.last_slot(key)
+    newest = log.change(key, last)
+    if head.ttl and (newest is None or unpack_ms(decode_change(newest).time) + head.ttl <= now):
+        return last + 1
+    begins = head.acked + 1
+    for slot, data in enumerate(log.run(key, head.acked, 1 << 62), start=begins):
+        if data and decode_change(data).kind == BEGIN:
+            begins = slot + 1
+    return begins
+
+
+def end_life(log: Log, key: SessionKey, head: Head, *, keep: int | None = None, ending: str = "") -> Head | None:
+    """End the life of a session. What is pending from slot `keep` on begins the next one; None: nothing does.
+
+    `ending`: the life that is to be deleted in the central store, too. Returns the new head; None, and nothing is done,
+    if `head` is not the session's any more.
+    """
+    with log.rows.transaction():
+        if log.head(key) != head:
+            return None
+        mark = log.last_slot(key) + 1
+        origin = derived_id(head.origin, number(mark))
+        kept = [] if keep is None else _renamed(log, key, head, keep, origin)
+        after = Head(
+            head.namespace,
+            head.session_id,
+            origin=origin,
+            offset=mark,
+            store=head.store,
+            acked=mark,
+            epoch=head.epoch + 1,
+            bottom=mark,
+            lifetime=head.lifetime if kept else FOR_EVER,
+            ending=ending,
+        )
+        return log.restart(key, head, after, kept)
+
+
+def _renamed(log: Log, key: SessionKey, head: Head, keep: int, origin: str) -> list[Change]:
+    changes = [decode_change(data) for data in log.run(key, keep - 1, 1 << 62) if data]
+    if not changes:
+        return []
+    restated = head.lifetime != FOR_EVER
+    renamed = renumber(changes, origin, 1 + restated, changes[0].counter - 1)
+    if restated:  # What was set in the life before: the next one shall expire, too.
+        body = encode_touch(Wish(*head.lifetime))
+        renamed.insert(0, Change(origin, 1, changes[0].time, 0, MAIN_BRANCH, TOUCH, body))
+    return renamed
