@@ -66,6 +66,7 @@ class _Register(msgspec.Struct, array_like=True):
     fields: dict[str, _Stamp] = {}
     sums: dict[str, str] = {}
     base: str | None = None
+    beside: _Stamp | None = None
 
 
 class _Conflict(msgspec.Struct, array_like=True):
@@ -210,7 +211,8 @@ def _register(key: str, register: Register) -> _Register:
     stamp = register.stamp
     sums = {origin: _text(added) for origin, added in register.sums.items()}
     base = None if register.base is None else register.base.decode()
-    return _Register(_text(key), value, stamp.time, stamp.origin, stamp.seq, register.kind, fields, sums, base)
+    beside = register.beside and (register.beside.time, register.beside.origin, register.beside.seq)
+    return _Register(_text(key), value, stamp.time, stamp.origin, stamp.seq, register.kind, fields, sums, base, beside)
 
 
 def _encoded_conflict(conflict: Conflict) -> _Conflict:
@@ -288,7 +290,8 @@ def _restored_register(found: _Register) -> Register:
     before = 0 if base is None else jsonvalue.decode(base) or 0
     if not all(map(is_number, sums.values())) or (sums and not is_number(before)):
         raise MalformedChange("a checkpoint has a counter that is no number")
-    return Register(value, Stamp(found.time, found.origin, found.seq), found.kind, fields, sums, base)
+    beside = found.beside and Stamp(*found.beside)
+    return Register(value, Stamp(found.time, found.origin, found.seq), found.kind, fields, sums, base, beside)
 
 
 def _name(text: str) -> str:

@@ -6,6 +6,7 @@ it. Otherwise the two were made without knowledge of each other: the write's rul
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from localfirst import jsonvalue
-from localfirst.change import DELETE, INCREMENT, Change
+from localfirst.change import DELETE, INCREMENT, PUT, Change
 from localfirst.errors import InvalidItem, MalformedChange
 
 Rule = Literal["last", "first", "merge", "union", "max", "min"]
@@ -30,6 +31,8 @@ class Stamp(NamedTuple):
 
 
 _NO_SUMS: Final[Mapping[str, Any]] = {}
+_COMBINING: Final = frozenset(("counter", "merge", "union"))
+"""What they make of two values has both in it."""
 
 
 class Register(NamedTuple):
@@ -47,6 +50,8 @@ class Register(NamedTuple):
     """What each origin has added since the value was set."""
     base: bytes | None = None
     """The value to which that was added; JSON."""
+    beside: Stamp | None = None
+    """The last write of another origin that is in the value too, and that the author of `stamp` had not seen."""
 
 
 class Conflict(NamedTuple):
@@ -65,6 +70,9 @@ class Conflict(NamedTuple):
     """The replicas that wrote `current` and `incoming`."""
     seq: int
     """Where the later write stands in the session's log."""
+    problem: str = ""
+    """Why the function that was to resolve it could not, so that rule `last` did. Only in the event, and only on the
+    replica that has the function."""
 
 
 class PutBody(msgspec.Struct):
@@ -74,10 +82,13 @@ class PutBody(msgspec.Struct):
     rule: Rule
     value: msgspec.Raw
     gone: list[str] = []
+    ask: bool = False
+    """Whether a function of its author is to be asked, should it meet a conflict."""
 
 
 class DeleteBody(msgspec.Struct):
     key: str
+    ask: bool = False
 
 
 class IncrementBody(msgspec.Struct):
@@ -90,15 +101,15 @@ _delete_decoder = msgspec.json.Decoder(DeleteBody)
 _increment_decoder = msgspec.json.Decoder(IncrementBody)
 
 
-def encode_put(key: str, rule: Rule, value: bytes, gone: list[str] | None = None) -> bytes:
+def encode_put(key: str, rule: Rule, value: bytes, gone: list[str] | None = None, *, ask: bool = False) -> bytes:
     """Body of a put; the value is JSON."""
     head = b'{"key":%b,"rule":"%b","value":%b' % (jsonvalue.encode(key), rule.encode(), value)
-    return head + (b',"gone":%b}' % jsonvalue.encode(gone) if gone else b"}")
+    return head + (b',"gone":%b' % jsonvalue.encode(gone) if gone else b"") + (b',"ask":true}' if ask else b"}")
 
 
-def encode_delete(key: str) -> bytes:
+def encode_delete(key: str, *, ask: bool = False) -> bytes:
     """Body of a delete."""
-    return b'{"key":%b}' % jsonvalue.encode(key)
+    return b'{"key":%b%b}' % (jsonvalue.encode(key), b',"ask":true' if ask else b"")
 
 
 def encode_increment(key: str, by: float) -> bytes:
@@ -111,22 +122,49 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def asks(change: Change) -> bool:
+    """Whether a function of its author is to be asked, should this write meet a conflict."""
+    try:
+        if change.kind == PUT:
+            return _put_decoder.decode(change.body).ask
+        return change.kind == DELETE and _delete_decoder.decode(change.body).ask
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = jsonvalue.decode(change.body)
+        return isinstance(body, dict) and body.get("ask") is True
+
+
 def resolve(registers: Mapping[str, Register], change: Change, stamp: Stamp) -> tuple[str, Register, Conflict | None]:
     """What a put, delete or increment makes of its key: the key, its new register, and the conflict, if it is one."""
     write = _decode(change)
     current = registers.get(write.key)
     if current is None:
         current = Register(None, Stamp(-1, stamp.origin, 0), DELETE, {})
-    seen = current.stamp.origin == stamp.origin or current.stamp.seq <= change.base
+    own = current.stamp.origin == stamp.origin
+    seen = own or current.stamp.seq <= change.base
+    beside = current.beside if own else None
+    if beside is not None and beside.seq <= change.base:
+        beside = None
     try:
         after = _apply(current, write, stamp, seen, change.base)
     except (InvalidItem, OverflowError):
         after = current  # Too great or too deep to be a value: on every replica alike.
-    if seen or (change.kind == INCREMENT == current.kind):  # Both increments count: nothing was decided.
+    unseen = beside if seen else current.stamp
+    if unseen is None:
+        return write.key, after, None
+    if write.rule in _COMBINING and after is not current and current.value is not None:
+        after = after._replace(beside=unseen)
+    if (seen and write.rule != "last") or (
+        change.kind == INCREMENT == current.kind
+    ):  # Both increments count: nothing was decided.
         return write.key, after, None
     before, winner = _value(current), _value(after)
-    origins = (current.stamp.origin, stamp.origin)
+    origins = (unseen.origin, stamp.origin)
     return write.key, after, Conflict(write.key, write.rule, before, write.value, winner, origins, stamp.seq)
+
+
+def saw(change: Change, register: Register) -> bool:
+    """Whether the author of a change had seen a register, or made it."""
+    return register.stamp.origin == change.origin or register.stamp.seq <= change.base
 
 
 class _Write(NamedTuple):
@@ -215,17 +253,21 @@ def _merge_fields(current: Register, write: _Write, stamp: Stamp, base: int) -> 
     before = _value(current)
     value: dict[str, Any] = before if isinstance(before, dict) else {}
     fields = dict(current.fields)
+    taken = not isinstance(before, dict)
     for field in (*write.value, *write.gone):
         standing = fields.get(field, current.stamp)
         seen = standing.origin == stamp.origin or standing.seq <= base
         absent = field not in value and field not in fields
         if not (seen or absent or (stamp.time, stamp.origin) > (standing.time, standing.origin)):
             continue
+        taken = True
         fields[field] = stamp
         if field in write.value:
             value[field] = write.value[field]
         else:
             value.pop(field, None)
+    if not taken:
+        return current
     for field in value:
         fields.setdefault(field, current.stamp)
     return Register(jsonvalue.encode(value), stamp, write.kind, fields)
@@ -259,10 +301,10 @@ def _value(register: Register) -> Any:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    """First-seen order; equal means equal as JSON, so that 1, 1.0 and True differ."""
-    distinct: dict[bytes, Any] = {}
+    """First-seen order; equal means equal as JSON: 1, 1.0 and True differ, the order of a dict's keys is nothing."""
+    distinct: dict[str, Any] = {}
     for value in values:
-        distinct.setdefault(jsonvalue.encode(value), value)
+        distinct.setdefault(json.dumps(value, sort_keys=True), value)
     return list(distinct.values())
 
 

@@ -12,12 +12,23 @@ from hypothesis import strategies as st
 
 from localfirst import jsonvalue
 from localfirst.branches import encode_fork
-from localfirst.change import APPEND, CLEAR, FORK, MAIN_BRANCH, PUT, REMOVE, Admitted, Change, encode_change
+from localfirst.change import (
+    APPEND,
+    CLEAR,
+    FORK,
+    INCREMENT,
+    MAIN_BRANCH,
+    PUT,
+    REMOVE,
+    Admitted,
+    Change,
+    encode_change,
+)
 from localfirst.checkpoint import MARKED, Mark, State, decode_state, encode_state, hash_of, merge_states
 from localfirst.errors import MalformedChange
 from localfirst.fold import VOID, Fold
 from localfirst.history import Item, ItemId, encode_clear, encode_removal
-from localfirst.metadata import encode_put
+from localfirst.metadata import encode_increment, encode_put
 from tests.unit.universe import BRANCHING, Universe, lines, rebuilt, universes
 
 
@@ -159,6 +170,25 @@ def test_a_change_that_was_given_up_leaves_no_mark() -> None:
     state = folded([Admitted(1, 10, VOID), Admitted(2, 10, Change("r1", 1, 1, 0, MAIN_BRANCH, APPEND, b'["a"]'))])
     assert set(state.marks) == {"r1"}
     assert decode_state(encode_state(state)).fold.seq == 2
+
+
+def test_whose_part_of_a_value_was_not_seen_is_not_forgotten() -> None:
+    """Else a conflict would be noted by those who have the log, and not by those who have the checkpoint."""
+    log = [
+        Admitted(seq, 10**9, Change(origin, counter, seq << 16, 0, MAIN_BRANCH, kind, body))
+        for seq, (origin, counter, kind, body) in enumerate(
+            [
+                ("b", 1, INCREMENT, encode_increment("k", 5)),
+                ("a", 1, INCREMENT, encode_increment("k", 1)),
+                ("a", 2, PUT, encode_put("k", "last", b"0")),
+            ],
+            start=1,
+        )
+    ]
+    state = decode_state(encode_state(folded(log[:2])))
+    state.admit(log[2:])
+    assert seen(state.fold) == seen(folded(log).fold)
+    assert len(state.fold.conflicts) == 1
 
 
 # Marks.

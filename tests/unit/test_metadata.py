@@ -10,7 +10,7 @@ from localfirst import jsonvalue
 from localfirst.change import DELETE, INCREMENT, MAIN_BRANCH, PUT, Admitted, Change
 from localfirst.clock import pack
 from localfirst.fold import Fold, fold
-from localfirst.metadata import RULES, Rule, encode_delete, encode_increment, encode_put
+from localfirst.metadata import RULES, Conflict, Rule, encode_delete, encode_increment, encode_put
 
 
 class History:
@@ -56,7 +56,7 @@ def test_last_the_greatest_time_wins_whatever_the_order_of_admission(history: Hi
     history.put("b", "early", ms=4000)
     assert history.value == "late"
     (conflict,) = history.state.conflicts
-    assert conflict == ("k", "last", "late", "early", "late", ("a", "b"), 2)
+    assert conflict == Conflict("k", "last", "late", "early", "late", ("a", "b"), 2)
 
 
 def test_last_equal_times_are_decided_by_origin(history: History) -> None:
@@ -182,3 +182,130 @@ def test_merge_a_field_that_its_writer_had_seen_follows_it_whatever_else_changed
     history.put("c", {"x": "c"}, "merge", ms=1000, base=1)  # Had seen x of a, not y of b.
     history.put("d", {"y": "d"}, "merge", ms=1000, base=1)  # Had not seen y of b, which is later.
     assert history.value == {"x": "c", "y": "b"}
+
+
+# Corners, as docs/metadata.md tells them.
+
+
+def test_union_goes_by_whole_elements_whatever_the_order_of_their_keys(history: History) -> None:
+    history.put("a", [{"name": "x", "at": [1, {"y": 1, "z": 2}]}], "union")
+    history.put("b", [{"at": [1, {"z": 2, "y": 1}], "name": "x"}, {"name": "x"}, [1], [1.0]], "union")
+    assert history.value == [{"name": "x", "at": [1, {"y": 1, "z": 2}]}, {"name": "x"}, [1], [1.0]]
+
+
+def test_union_with_what_is_no_list_takes_it_as_an_element(history: History) -> None:
+    history.put("a", "x")
+    history.put("b", ["y"], "union")
+    assert history.value == ["x", "y"]
+
+
+def test_union_takes_nothing_away_also_where_the_list_was_seen(history: History) -> None:
+    history.put("a", ["x", "y"], "union")
+    history.put("a", ["y"], "union", base=1)
+    assert history.value == ["x", "y"]
+    history.put("a", ["y"], base=2)
+    assert history.value == ["y"]
+
+
+def test_merge_takes_a_nested_dict_as_one_field(history: History) -> None:
+    history.put("a", {"colours": {"text": 1, "ground": 1}, "size": 1}, "merge", ms=1000)
+    history.put("a", {"colours": {"text": 2, "ground": 1}}, "merge", base=1, ms=2000)
+    history.put("b", {"colours": {"text": 1, "ground": 2}}, "merge", base=1, ms=3000)
+    assert history.value == {"colours": {"text": 1, "ground": 2}, "size": 1}
+
+
+def test_merge_into_what_is_no_dict_replaces_it(history: History) -> None:
+    history.put("a", "text", ms=9000)
+    history.put("b", {"x": 1}, "merge", ms=1000)
+    assert history.value == {"x": 1}
+
+
+def test_merge_after_an_unseen_deletion_sets_what_its_author_changed(history: History) -> None:
+    history.put("a", {"x": 1, "y": 1}, "merge", ms=1000)
+    history.delete("a", base=1, ms=9000)
+    history.put("b", {"x": 2}, "merge", base=1, ms=2000)
+    assert history.value == {"x": 2}
+
+
+def test_a_merge_that_won_no_field_leaves_the_key_to_whoever_wrote_it(history: History) -> None:
+    history.put("a", {"x": "a"}, "merge", ms=5000)
+    history.put("b", {"x": "b"}, "merge", ms=4000)
+    history.put("c", {"x": "c"}, base=1, ms=1)  # Had seen the value, and not the merge that changed nothing.
+    assert history.value == {"x": "c"}
+    assert [conflict.seq for conflict in history.state.conflicts] == [2]
+
+
+@pytest.mark.parametrize("rule", ["first", "max", "min", "union", "merge"])
+def test_after_a_deletion_all_rules_but_last_set_anew(history: History, rule: Rule) -> None:
+    values: dict[str, Any] = {"union": ([1], [2]), "merge": ({"x": 1}, {"y": 2})}
+    before, after = values.get(rule, (5, 3))
+    history.put("a", before, rule)
+    history.delete("a", base=1, ms=9000)
+    history.put("b", after, rule, base=1, ms=3000)
+    assert history.value == after
+
+
+def test_a_deletion_and_a_write_by_last_go_by_time(history: History) -> None:
+    history.put("a", 1)
+    history.delete("a", base=1, ms=9000)
+    history.put("b", 2, base=1, ms=3000)
+    assert history.value is None
+
+
+def test_a_number_that_is_set_takes_the_increments_that_come_after_it(history: History) -> None:
+    history.increment("a", 1)
+    history.put("b", 10, ms=9000)  # Later, so it stands; what it did not know of is gone.
+    history.increment("a", 1, base=1)
+    assert history.value == 11
+    history.put("b", 0, ms=1)  # Earlier than the last: it is not set.
+    assert history.value == 11
+
+
+def test_an_increment_of_nothing_and_of_null_begins_at_0(history: History) -> None:
+    history.put("a", None)
+    history.increment("a", 2, base=1)
+    assert history.value == 2
+    history.delete("a", base=2)
+    history.increment("a", 3, base=3)
+    assert history.value == 3
+
+
+def test_increments_that_a_reset_did_not_know_of_are_a_conflict(history: History) -> None:
+    """The value is the author's own and another's: to replace it is a conflict with the other."""
+    history.increment("b", 5)
+    history.increment("a", 1)
+    assert not history.state.conflicts
+    history.put("a", 0, ms=9000)
+    assert history.value == 0
+    (conflict,) = history.state.conflicts
+    assert conflict == Conflict("k", "last", 6, 0, 0, ("b", "a"), 3)
+
+
+@pytest.mark.parametrize("rule", ["union", "merge"])
+def test_what_is_replaced_without_all_of_it_being_known_is_a_conflict(history: History, rule: Rule) -> None:
+    one, other = (["x"], ["y"]) if rule == "union" else ({"x": 1}, {"y": 1})
+    history.put("b", one, rule)
+    history.put("a", other, rule)
+    history.delete("a", ms=9000)
+    assert history.value is None
+    assert [(each.rule, each.origins, each.seq) for each in history.state.conflicts] == [
+        (rule, ("b", "a"), 2),
+        ("last", ("b", "a"), 3),
+    ]
+
+
+def test_what_was_replaced_with_all_of_it_known_is_none(history: History) -> None:
+    history.increment("b", 5)
+    history.increment("a", 1)
+    history.increment("a", 1, base=1)  # By now it knows of all.
+    history.put("a", 0, base=1)
+    assert not history.state.conflicts
+
+
+@pytest.mark.parametrize("rule", ["max", "min"])
+def test_a_lesser_value_is_no_write_that_others_could_have_missed(history: History, rule: Rule) -> None:
+    history.put("a", 5, rule)
+    history.put("b", 3 if rule == "max" else 7, rule)
+    history.put("c", 9, base=1)
+    assert history.value == 9
+    assert [conflict.seq for conflict in history.state.conflicts] == [2]
