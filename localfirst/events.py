@@ -32,9 +32,11 @@ class SessionEvent(Enum):
     SESSION_CLEARED = "session_cleared"
     """(): the items were cleared, here or by another replica."""
     METADATA_CHANGED = "metadata_changed"
-    """(key, value): a metadata key was set, here or by another replica; None when it was deleted."""
+    """(key, value): a metadata key was set, here (also by a function of `resolvers`) or by another replica; None: it
+    was deleted."""
     CONFLICT_RESOLVED = "conflict_resolved"
-    """(conflict): two replicas wrote one metadata key without knowledge of each other; a `localfirst.Conflict`."""
+    """(conflict): two replicas wrote one metadata key without knowledge of each other; a `localfirst.Conflict`. Told on
+    each replica once; `problem` if a function of `resolvers` failed here."""
     REMOTE_CHANGED = "remote_changed"
     """(items): items that other replicas added have come."""
     SYNCED = "synced"
@@ -101,9 +103,13 @@ def _call(callback: Callback, event: SessionEvent, arguments: tuple[Any, ...]) -
         _logger.exception("a callback for %s raised; it is ignored", event.name)
 
 
-def news_of(effects: list[Effect], fold: Fold) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
-    """The events, with their arguments, that tell what changes of other replicas did."""
-    news: list[tuple[SessionEvent, tuple[Any, ...]]] = []
+News = list[tuple[SessionEvent, tuple[Any, ...]]]
+"""Events with their arguments."""
+
+
+def news_of(effects: list[Effect], fold: Fold) -> News:
+    """What tells of changes of other replicas, and of the conflicts that ours met."""
+    news: News = []
     added = [item.data for effect in effects for item in effect.added]
     if added:
         news.append((SessionEvent.REMOTE_CHANGED, (jsonvalue.decode_each(added),)))

@@ -36,7 +36,7 @@ from localfirst.clock import clamp, unpack_ms
 from localfirst.errors import MalformedChange
 from localfirst.history import PENDING, History, Item, ItemId, Undo
 from localfirst.lifetime import Lifetime, decode_touch
-from localfirst.metadata import Conflict, Register, Stamp, resolve
+from localfirst.metadata import Conflict, Register, Stamp, resolve, saw
 
 MAX_CONFLICTS: Final = 100
 """How many conflicts of a session are remembered, the newest."""
@@ -55,6 +55,22 @@ class Effect(msgspec.Struct, frozen=True, gc=False):
     cleared: bool = False
     key: str | None = None
     conflict: Conflict | None = None
+    before: Register | None = None
+    """What stood under `key`; None: nothing."""
+    after: Register | None = None
+    base: bytes | None = None
+    """Of a write that met a conflict: the value that its author had seen under `key`; JSON. None: there was none, or it
+    is not known any more, or nobody wanted to know (`Fold.awaiting`)."""
+
+
+class Awaiting(NamedTuple):
+    """A write to metadata that is not admitted yet."""
+
+    key: str
+    known: bool
+    """Whether it is known what its author had seen under the key."""
+    base: bytes | None
+    """That value; JSON. None: there was none."""
 
 
 class _Pending(NamedTuple):
@@ -75,7 +91,7 @@ class Fold:
         self.seq = 0
         """The last admitted change in it."""
         self.time = 0
-        """The greatest timestamp in it."""
+        """The greatest timestamp of an admitted change in it. Those of pending ones may be any clock's."""
         self.metadata: dict[str, Register] = {}
         self.conflicts: deque[Conflict] = deque(maxlen=MAX_CONFLICTS)
         self.branches = Branches()
@@ -85,6 +101,9 @@ class Fold:
         """When the next item expires, Unix milliseconds; 0: none does."""
         self.counters: dict[str, int] = {}
         """The highest counter of each origin in it, pending ones included."""
+        self.awaiting: dict[tuple[int, bytes], Awaiting] | None = None
+        """The pending writes to metadata, by time and body (for they may be renamed), and what their author had seen.
+        None: nobody wants to know."""
         self._pending: deque[_Pending] = deque()
         self._expired_up_to = 0
         self._admitted_items = 0  # Counts while what is pending is simple.
@@ -114,6 +133,11 @@ class Fold:
         """How many changes on top are not admitted yet."""
         return len(self._pending)
 
+    @property
+    def newest(self) -> int:
+        """The timestamp of the newest change in it, pending ones included."""
+        return max(self.time, self._pending[-1].change.time) if self._pending else self.time
+
     def restored(self) -> None:
         """What is in it now was put there from a checkpoint: it is admitted."""
         self._admitted_items = len(self.items)
@@ -128,9 +152,18 @@ class Fold:
         place = counter - self._pending[0].change.counter if self._pending else -1
         return self._pending[place].change if 0 <= place < len(self._pending) else None
 
+    def forget_awaiting(self) -> None:
+        """Drop what is awaited and not pending any more, because the history was replaced."""
+        if self.awaiting is not None:
+            pending = {(each.change.time, each.change.body) for each in self._pending}
+            self.awaiting = {name: each for name, each in self.awaiting.items() if name in pending}
+
     def pend(self, change: Change) -> Effect:
         """Put a change of this replica on top."""
         effect, undo = self._apply(change, PENDING, change.time)
+        if self.awaiting is not None and effect.key is not None:
+            seen = Awaiting(effect.key, effect.conflict is None, effect.before and effect.before.value)
+            self.awaiting.setdefault((change.time, change.body), seen)  # It may be put on top again.
         self._pending.append(_Pending(change, undo))
         self._simple = self._simple and change.kind == APPEND and self._only_on_main(change)
         return effect
@@ -145,12 +178,14 @@ class Fold:
             change, undo = self._pending.pop()
             undo()
             self.counters[change.origin] = change.counter - 1
+            if self.awaiting is not None:
+                self.awaiting.pop((change.time, change.body), None)
 
     def admit(self, entries: Sequence[Admitted]) -> list[Effect]:
         """Fold the next entries of the central log, below what is pending.
 
-        Returns the effects of changes that were not pending here. An entry whose change is known already is skipped:
-        no change is folded twice.
+        Returns the effects of changes that were not pending here, and of writes to metadata that were, for it is now
+        that they meet their conflicts. An entry whose change is known already is skipped: no change is folded twice.
         """
         if self._simple and self._acknowledges(entries):
             self._promote(entries)
@@ -163,7 +198,11 @@ class Fold:
             if change.counter > self.counter(change.origin):
                 self.pend(change)
         known = {(change.origin, change.counter) for change in waiting}
-        return [effect for effect in effects if (effect.change.origin, effect.change.counter) not in known]
+        return [
+            effect
+            for effect in effects
+            if effect.key is not None or (effect.change.origin, effect.change.counter) not in known
+        ]
 
     def expire(self, now: int) -> None:
         """Take away the items whose time has come (Unix milliseconds), for good. Nothing before `next_expiry`."""
@@ -179,17 +218,36 @@ class Fold:
 
     def _fold_entries(self, entries: Sequence[Admitted]) -> list[Effect]:
         effects = []
+        stood: dict[str, list[Register | None]] = {}
         for seq, admitted_at, change in entries:
             if seq != self.seq + 1:
                 raise MalformedChange(f"the log goes from seq {self.seq} to {seq}")
             self.seq = seq
             if change is VOID or change.counter <= self.counter(change.origin):
                 continue
-            effect, _ = self._apply(change, seq, clamp(change.time, admitted_at))
+            time = clamp(change.time, admitted_at)
+            effect, _ = self._apply(change, seq, time)
+            if time > self.time:
+                self.time = time
             if effect.conflict is not None:
                 self.conflicts.append(effect.conflict)
+            if self.awaiting is not None and effect.key is not None:
+                effect = self._with_base(effect, self.awaiting, stood.setdefault(effect.key, []))
             effects.append(effect)
         return effects
+
+    @staticmethod
+    def _with_base(effect: Effect, awaiting: dict[tuple[int, bytes], Awaiting], stood: list[Register | None]) -> Effect:
+        """Find what the author of a write had seen: as kept since it was made, else among what stood just before."""
+        change = effect.change
+        stood.append(effect.before)
+        kept = awaiting.pop((change.time, change.body), None)
+        if effect.conflict is None:
+            return effect
+        if kept is not None and kept.known:
+            return msgspec.structs.replace(effect, base=kept.base)
+        seen = next((each for each in reversed(stood) if each is None or saw(change, each)), None)
+        return msgspec.structs.replace(effect, base=seen and seen.value)
 
     def _acknowledges(self, entries: Sequence[Admitted]) -> bool:
         """Whether the entries are the oldest pending changes, in order, with nothing of others in between."""
@@ -206,7 +264,9 @@ class Fold:
                 raise MalformedChange(f"the log goes from seq {self.seq} to {seq}")
             self._pending.popleft()
             self.seq = seq
-            sooner = unpack_ms(change.time) - unpack_ms(clamp(change.time, admitted_at))
+            clamped = clamp(change.time, admitted_at)
+            self.time = max(self.time, clamped)
+            sooner = unpack_ms(change.time) - unpack_ms(clamped)
             while position < len(items) and items[position].counter == change.counter:
                 item = items[position]
                 expires = item.expires and item.expires - sooner
@@ -225,7 +285,6 @@ class Fold:
     def _apply(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
         effect, undo = self._apply_kind(change, seq, time)
         self.counters[change.origin] = change.counter
-        self.time = max(self.time, time)
         return effect, undo
 
     def _apply_kind(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
@@ -239,9 +298,10 @@ class Fold:
             return Effect(change, cleared=count > 0), undo
         if change.kind in (PUT, DELETE, INCREMENT):
             key, register, conflict = resolve(self.metadata, change, Stamp(time, change.origin, seq))
-            undo = partial(self._restore, key, self.metadata.get(key))
+            before = self.metadata.get(key)
             self.metadata[key] = register
-            return Effect(change, key=key, conflict=conflict), undo
+            effect = Effect(change, key=key, conflict=conflict, before=before, after=register)
+            return effect, partial(self._restore, key, before)
         return Effect(change), self._apply_rare(change, seq)
 
     def _apply_rare(self, change: Change, seq: int) -> Undo:

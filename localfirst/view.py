@@ -19,11 +19,11 @@ from localfirst.checkpoint import decode_state
 from localfirst.clock import CentralTime, HybridClock, moment, unpack_ms
 from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt, of_session
 from localfirst.fold import VOID, Effect, Fold
-from localfirst.history import ItemId
 from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_touch
 from localfirst.lives import end_life
 from localfirst.log import Log
 from localfirst.records import Head, Page, Rest, SessionKey
+from localfirst.unresolved import Conflicts
 
 DEFAULT_VIEWS_BYTES: Final = 64 * 2**20
 _CONNECTIONS: Final = 64  # Of which a view remembers what it has checked.
@@ -58,9 +58,12 @@ class View:
         head: Head,
         listening: Callable[[], bool],
         time: CentralTime | None = None,
+        conflicts: Conflicts | None = None,
     ) -> None:
         self.lock = threading.Lock()
-        self.fold = Fold()
+        self.conflicts = conflicts
+        """The unresolved ones, if there are functions to be asked about them."""
+        self.fold = self._new_fold()
         self.size = 0
         """Bytes of memory, roughly."""
         self.hydrated = False
@@ -238,7 +241,7 @@ class View:
     @property
     def updated_at(self) -> datetime | None:
         """When the newest change was made, by its author's clock; None, too, if all has expired."""
-        return moment(self.fold.time) if self.visible() is self.fold else None
+        return moment(self.fold.newest) if self.visible() is self.fold else None
 
     def _number(self, steps: Sequence[Step], turn: int, on_branch: OnBranch, visible: Fold) -> list[Change]:
         branch = MAIN_BRANCH
@@ -253,9 +256,7 @@ class View:
         ]
 
     def _take(self, rest: Rest, head: Head, until: int | None) -> None:
-        shown = self.fold.each_item().keys() if rest.whole and self.loaded else None
-        if rest.whole:
-            self._forget()
+        known = self._begin_again() if rest.whole else None
         self._exists, self._head = True, head
         if rest.checkpoint is not None:
             self._restore(rest.checkpoint)
@@ -271,28 +272,50 @@ class View:
                     self._renewed = unpack_ms(own[slot].time)
                     self.size += len(own[slot].body) + _ITEM_OVERHEAD
         self._clock.observe(self.fold.time)
-        if shown is not None and self._listening():
-            self._tell_apart(shown)
+        if known is not None:
+            self.fold.forget_awaiting()
+            if self._listening():
+                self._tell_apart(known)
+
+    def _begin_again(self) -> Fold | None:
+        """Forget the history, which was replaced; what was known of it."""
+        known = self.fold if self.loaded else None
+        self._forget()
+        if known is not None:
+            self.fold.awaiting = known.awaiting  # What the authors of what is pending had seen is not on disk.
+        return known
 
     def _restore(self, checkpoint: bytes) -> None:
-        self.fold = decode_state(checkpoint).fold
+        awaiting, self.fold = self.fold.awaiting, decode_state(checkpoint).fold
+        self.fold.awaiting = awaiting
         self.size = sum(len(item.data) + _ITEM_OVERHEAD for item in self.fold.each_item().values())
 
-    def _tell_apart(self, shown: AbstractSet[ItemId]) -> None:
+    def _tell_apart(self, known: Fold) -> None:
         """The history was replaced: what in it is news?"""
-        mine = self._head.origin
+        mine, shown = self._head.origin, known.each_item()
         items = self.fold.each_item().values()
         added = [item for item in items if item.id not in shown and item.origin != mine]
         if added:
             self.effects.append(Effect(VOID, added=added))
+        told = [conflict._replace(seq=0) for conflict in known.conflicts]
+        met = [conflict for conflict in self.fold.conflicts if conflict._replace(seq=0) not in told]
+        self.effects += [Effect(VOID, conflict=conflict) for conflict in met]
 
     def _admit(self, pages: list[Page], own: dict[int, Change]) -> None:
         entries = [entry for page in pages for entry in self._entries(page, own)]
         if entries:
             effects = self.fold.admit(entries)
+            if self.conflicts is not None:
+                self.conflicts.follow(effects, self._head.origin)
             if self.loaded and self._listening():
-                self.effects += [effect for effect in effects if effect.change.origin != self._head.origin]
+                self.effects += filter(None, map(self._news_of, effects))
             self.size += sum(len(entry.change.body) + _ITEM_OVERHEAD for entry in entries)
+
+    def _news_of(self, effect: Effect) -> Effect | None:
+        """What is new about a change that was admitted: of ours, only that it met a conflict."""
+        if effect.change.origin != self._head.origin:
+            return effect
+        return Effect(effect.change, conflict=effect.conflict) if effect.conflict is not None else None
 
     def _entries(self, page: Page, own: dict[int, Change]) -> list[Admitted]:
         entries = [Admitted(entry.seq, entry.admitted_at, _decoded(entry.data)) for entry in page.foreign]
@@ -307,8 +330,15 @@ class View:
         return entries
 
     def _forget(self) -> None:
-        self.fold, self._slot, self.size, self.loaded = Fold(), 0, 0, False
+        self.fold, self._slot, self.size, self.loaded = self._new_fold(), 0, 0, False
         self._checked.clear()
+        if self.conflicts is not None:
+            self.conflicts.forget()
+
+    def _new_fold(self) -> Fold:
+        fold = Fold()
+        fold.awaiting = None if self.conflicts is None else {}
+        return fold
 
 
 def _decoded(data: bytes) -> Change:
@@ -346,6 +376,11 @@ class Views:
             if self._calls % 256 == 0:
                 self._shrink()
             return view
+
+    def loaded(self) -> list[tuple[SessionKey, str]]:
+        """The sessions whose views were used."""
+        with self._lock:
+            return [(key, view.head.session_id) for key, view in self._views.items() if view.loaded]
 
     def _shrink(self) -> None:
         total = sum(view.size + 1000 for view in self._views.values())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from localfirst import jsonvalue
 from localfirst.aside import Quarantine
 from localfirst.change import APPEND
-from localfirst.clock import HybridClock
+from localfirst.clock import HybridClock, wall_time
 from localfirst.identity import Identity
 from localfirst.log import Log
 from localfirst.records import Direction, Head, SessionKey, session_key
@@ -23,7 +23,16 @@ from sync.site import Limits, Lost, Notice, Settled, Site
 class Replica:
     """A log, and rounds of it with a server."""
 
-    def __init__(self, path: Path, server: MemoryServer, limits: Limits | None = None, *, ask: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        server: MemoryServer,
+        limits: Limits | None = None,
+        *,
+        ask: bool = False,
+        wall: Callable[[], int] = wall_time,
+    ) -> None:
+        self.clock = HybridClock(wall)
         self.rows = Rows(path / "data")
         self.log = Log(self.rows)
         self.identity = Identity(self.rows)
@@ -47,7 +56,7 @@ class Replica:
 
     def view(self, name: str) -> View:
         head = Head("default", name, self.origin)
-        return View(self.log, HybridClock(), session_key("default", name), head, lambda: False)
+        return View(self.log, self.clock, session_key("default", name), head, lambda: False)
 
     def write(self, name: str, plan: Plan, turn: int = 0) -> SessionKey:
         self.view(name).write(plan, fresh=True, turn=lambda: turn)
