@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localfirst.asking import Resolution, resolve_conflicts
 from localfirst.errors import ConfigurationError, LocalFirstError, of_session
-from localfirst.events import Listeners, SessionEvent
+from localfirst.events import Listeners, News, SessionEvent
 from localfirst.local import Local
 from localfirst.options import WorkerKind
-from localfirst.records import SessionKey
+from localfirst.records import SessionKey, session_key
 from localfirst.view import View
 from localfirst.waiting import wait, wait_soon
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sync.host import Host, Request
     from sync.site import Notice, Settled
     from sync.status import SyncStatus
+    from sync.worker import Worker
 
 Connect = Callable[[], "CentralStore"]
 
@@ -84,6 +86,25 @@ class Link:
     async def ask_soon(self, request: Request, timeout: float | None, what: Callable[[], str]) -> None:
         """As `ask`, without blocking the event loop."""
         await wait_soon(self.host.submit(request), timeout, what)
+
+    def flushing(self, session_id: str | None) -> Request:
+        """Send what is pending in one session, or all; and what functions said of conflicts in it."""
+
+        async def request(worker: Worker) -> None:
+            await worker.flush(session_id)
+            if self._resolve_known(session_id):
+                await worker.flush(session_id)
+
+        return request
+
+    def refreshing(self, session_id: str | None) -> Request:
+        """Fetch what is new in one session, or all; then functions are asked about conflicts in it."""
+
+        async def request(worker: Worker) -> None:
+            await worker.refresh(session_id)
+            self._resolve_known(session_id)
+
+        return request
 
     def flush_gently(self, timeout: float, session_id: str | None = None) -> None:
         """Send what is pending if that can be done now; log it if not."""
@@ -170,31 +191,60 @@ class Link:
 
     # What the worker tells.
 
-    def _on_notice(self, notice: Notice) -> None:
+    def _on_notice(self, notice: Notice) -> bool:
         """In the worker's thread."""
         from sync.site import Lost, Over, Settled
 
         if isinstance(notice, Settled):
-            self._on_settled(notice)
-        elif isinstance(notice, Over):
+            return self._on_settled(notice)
+        if isinstance(notice, Over):
             event = SessionEvent.SESSION_EXPIRED if notice.how == "expired" else SessionEvent.SESSION_DELETED
             self._emit(notice.key, notice.session_id, event)
         elif isinstance(notice, Lost):
             self._emit(notice.key, notice.session_id, SessionEvent.REMOTE_LOST, notice.reason)
         else:
             self._emit(notice.key, notice.aside.session_id, SessionEvent.QUARANTINED, notice.aside.reason)
+        return False
 
-    def _on_settled(self, settled: Settled) -> None:
-        """Changes of others have come, or ours were admitted."""
+    def _on_settled(self, settled: Settled) -> bool:
+        """Changes of others have come, or ours were admitted. Tells whether a function had something to add to that."""
         key, before, after = settled
         self.synced[key] = time.time()
-        if not self._listeners.any_for(key):
-            return
-        news = self._local.news(key, before)
-        if after.acked > before.acked and after.acked >= self._local.log.last_slot(key):
+        heard, admitted = self._listeners.any_for(key), after.acked > before.acked
+        news = self._local.news(key, before) if heard else []
+        resolved = self._resolve(key, after.session_id, news) if admitted else []
+        if heard and admitted and after.acked >= self._local.log.last_slot(key):
             news.append((SessionEvent.SYNCED, ()))
         for event, arguments in news:
             self._emit(key, after.session_id, event, *arguments)
+        return bool(resolved)
+
+    def _resolve_known(self, session_id: str | None) -> bool:
+        """The same for conflicts that came when another process synced, or just before this one was started."""
+        if not self._local.resolvers.has_functions:
+            return False
+        resolved = False
+        one = None if session_id is None else (session_key(self._namespace, session_id), session_id)
+        for key, name in self._local.loaded() if one is None else [one]:
+            news: News = []
+            resolved = bool(self._resolve(key, name, news)) or resolved
+            for event, arguments in news:
+                self._emit(key, name, event, *arguments)
+        return resolved
+
+    def _resolve(self, key: SessionKey, session_id: str, news: News) -> list[Resolution]:
+        """Ask functions about the conflicts of a session, and add what came of it to what is to be told."""
+        if not self._local.resolvers.has_functions:
+            return []
+        resolved = resolve_conflicts(self._local, key, session_id)
+        for conflict, value, changed in resolved:
+            if conflict.problem:
+                told = (SessionEvent.CONFLICT_RESOLVED, (conflict._replace(problem=""),))
+                news[:] = [each for each in news if each != told]
+                news.append((SessionEvent.CONFLICT_RESOLVED, (conflict,)))
+            if changed:
+                news.append((SessionEvent.METADATA_CHANGED, (conflict.key, value)))
+        return resolved
 
     def _emit(self, key: SessionKey, session_id: str, event: SessionEvent, *arguments: Any) -> None:
         try:

@@ -6,20 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from localfirst.aside import Quarantine
 from localfirst.clock import CentralTime, HybridClock
 from localfirst.errors import StoreBusy, StoreClosed
-from localfirst.events import Listeners, SessionEvent, news_of
+from localfirst.events import Listeners, News, SessionEvent, news_of
 from localfirst.fold import Fold
 from localfirst.identity import Identity, fingerprint
 from localfirst.lifetime import Wish
 from localfirst.lives import end_life, last_life
 from localfirst.log import Log
 from localfirst.records import ANY_LIFE, Backlog, Head, Here, SessionKey
+from localfirst.resolvers import Resolvers
 from localfirst.rows import Rows, patiently
 from localfirst.turns import Owner, Turns
+from localfirst.unresolved import Conflicts, Unresolved
 from localfirst.view import OnBranch, Plan, View, Views, no_turn, on_main
 from localfirst.writer import Writer
 
@@ -30,7 +32,9 @@ Turn = Callable[[], int]
 class Local:
     """Reads and writes sessions of one namespace in one directory; `soon` is what coroutines call."""
 
-    def __init__(self, path: Path, namespace: str, *, fsync: bool, listeners: Listeners) -> None:
+    def __init__(
+        self, path: Path, namespace: str, *, fsync: bool, listeners: Listeners, resolvers: Resolvers | None = None
+    ) -> None:
         rows = Rows(path / "data", fsync=fsync)
         self.log = Log(rows)
         self.identity = Identity(rows)
@@ -40,6 +44,7 @@ class Local:
         patiently(partial(self.identity.check_host, fingerprint(rows.file)))
         self.time = CentralTime()
         self.time.offset = patiently(partial(self.identity.clock_offset, namespace))
+        self.resolvers = resolvers or Resolvers()
         self.wrote: Callable[[], None] | None = None
         """Called after each write, if there is somebody to be told."""
         self._path = path
@@ -60,7 +65,8 @@ class Local:
 
     def _make_view(self, key: SessionKey, session_id: str) -> View:
         listening = partial(self._listeners.any_for, key)
-        return View(self.log, self._clock, key, self._new_head(session_id), listening, self.time)
+        conflicts = Conflicts() if self.resolvers.has_functions else None
+        return View(self.log, self._clock, key, self._new_head(session_id), listening, self.time, conflicts)
 
     def _new_head(self, session_id: str) -> Head:
         return Head(self._namespace, session_id, origin=self.replica_id)
@@ -225,11 +231,11 @@ class Local:
         self.check_open()
         return patiently(partial(self.log.backlog, self._namespace))
 
-    def news(self, key: SessionKey, before: Head) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
+    def news(self, key: SessionKey, before: Head) -> News:
         """What came into a session after its head was `before`, as events."""
         return patiently(partial(self._news, key, before))
 
-    def _news(self, key: SessionKey, before: Head) -> list[tuple[SessionEvent, tuple[Any, ...]]]:
+    def _news(self, key: SessionKey, before: Head) -> News:
         view = self.view(key, before.session_id)
         with view.lock:
             if not view.loaded:
@@ -238,6 +244,14 @@ class Local:
             effects = list(view.effects)
             view.effects.clear()
             return news_of(effects, fold)
+
+    def unresolved(self, key: SessionKey, session_id: str) -> list[Unresolved]:
+        """Conflicts of a session about which a function is to be asked; each is told once."""
+        return patiently(partial(_take_unresolved, self.view(key, session_id)))
+
+    def loaded(self) -> list[tuple[SessionKey, str]]:
+        """The sessions that this process keeps in memory."""
+        return self._views.loaded()
 
     def close(self) -> None:
         """Finish what is under way, and release the directory. Closing twice is fine."""
@@ -250,6 +264,12 @@ class Local:
         """In a child process: threads did not come along, and locks may have been held by them."""
         self.owner.forked()
         self._start()
+
+
+def _take_unresolved(view: View) -> list[Unresolved]:
+    with view.lock:
+        fold = view.refresh()
+        return [] if view.conflicts is None else view.conflicts.take(fold)
 
 
 def _look(view: View, look: Callable[[Fold], T]) -> T:

@@ -11,7 +11,7 @@ from localfirst.change import CLEAR, DELETE, DROP, FORK, INCREMENT, MAIN_BRANCH,
 from localfirst.errors import ConfigurationError, InvalidItem
 from localfirst.fold import Fold
 from localfirst.history import Item, encode_clear, encode_removal
-from localfirst.metadata import RULES, Rule, encode_delete, encode_increment, encode_put, is_number
+from localfirst.metadata import RULES, Register, Rule, encode_delete, encode_increment, encode_put, is_number
 from localfirst.view import OnBranch, Plan, Step, on_main
 
 
@@ -30,6 +30,18 @@ class Pop:
                 return [(REMOVE, encode_removal(item))]
         self.item = None
         return []
+
+
+class Replace:
+    """Plans a write to a metadata key, if what stands there is still what was seen; tells whether it was."""
+
+    def __init__(self, key: str, seen: Register, step: Step) -> None:
+        self.done = False
+        self._key, self._seen, self._step = key, seen, step
+
+    def __call__(self, fold: Fold) -> list[Step]:
+        self.done = fold.metadata.get(self._key) == self._seen
+        return [self._step] if self.done else []
 
 
 def always(*steps: Step) -> Plan:
@@ -160,9 +172,9 @@ def increment(key: str, by: float) -> Plan:
     return plan
 
 
-def delete(key: str) -> Plan:
+def delete(key: str, *, ask: bool = False) -> Plan:
     """Nothing where there is nothing to delete."""
-    body = encode_delete(key)
+    body = encode_delete(key, ask=ask)
     return lambda fold: [(DELETE, body)] if value_of(fold, key) is not None else []
 
 

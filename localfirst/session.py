@@ -183,19 +183,22 @@ class Session:
     def set(self, key: str, value: Any, merge: Rule | None = None) -> None:
         """Set a metadata key. `merge` says what becomes of writes made elsewhere without knowledge of this one:
 
-        `"last"` (default): the later one stands. `"first"`: sets only what is not set. `"merge"`: dicts, field by
-        field, the later write of a field stands. `"union"`: lists as sets. `"max"`, `"min"`: the greater, the lesser.
-        Raises `InvalidItem` for what JSON can't hold, and for a value that the rule can't merge.
+        `"last"`: the later one stands. `"first"`: sets only what is not set. `"merge"`: dicts, field by field, the
+        later write of a field stands. `"union"`: lists as sets. `"max"`, `"min"`: the greater, the lesser. None: what
+        `resolvers` of `localfirst.open` says of the key, else `"last"`. Raises `InvalidItem` for what JSON can't hold,
+        and for a value that the rule can't merge. `docs/metadata.md` has each rule in detail.
 
         >>> session.set("preferences", {"theme": "dark"}, merge="merge")
         >>> session.get("preferences")
         {'theme': 'dark'}
         """
-        rule = plans.checked_rule(plans.checked_key(key), value, "last" if merge is None else merge)
+        key = plans.checked_key(key)
+        wanted, ask = self._store._local.resolvers.rule(key) if merge is None else (merge, False)
+        rule = plans.checked_rule(key, value, wanted)
         if rule == "merge":
             self._write(plans.merge(key, value), fresh=True)
         else:
-            self._write(plans.always((PUT, encode_put(key, rule, jsonvalue.encode(value)))))
+            self._write(plans.always((PUT, encode_put(key, rule, jsonvalue.encode(value), ask=ask))))
         self._emit_changed(key)
 
     def delete(self, key: str) -> None:
@@ -204,7 +207,8 @@ class Session:
         >>> session.delete("name"); session.metadata()
         {}
         """
-        self._write(plans.delete(plans.checked_key(key)), fresh=True)
+        _, ask = self._store._local.resolvers.rule(plans.checked_key(key))
+        self._write(plans.delete(key, ask=ask), fresh=True)
         self._emit_changed(key)
 
     def increment(self, key: str, by: float = 1) -> Any:

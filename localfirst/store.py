@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from localfirst.link import Link, connector
 from localfirst.local import Local
 from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, milliseconds
 from localfirst.records import Aside, Direction, SessionKey, session_key
+from localfirst.resolvers import Resolver, Resolvers
 from localfirst.rows import patiently
 from localfirst.session import Session
 from localfirst.status import Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
@@ -45,6 +46,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     namespace: str = "default",
     worker: WorkerKind = "thread",
     durability: Durability = "normal",
+    resolvers: Mapping[str, Resolver] | None = None,
     poll_interval: float = 5.0,
     sync_interval: float = 0.02,
     on_remote_loss: RemoteLoss = "reseed",
@@ -62,6 +64,12 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
       inside `flush`, `refresh` and `close`.
     - `durability`: `"normal"`: a killed process loses nothing, a power cut may lose the last moments. `"full"`: every
       call is on the disk when it returns.
+    - `resolvers`: by metadata key or glob (`"tags.*"`), what becomes of writes that did not know of each other: a rule,
+      see `Session.set`, or a function. It counts for writes that name no rule of their own. A key's own entry comes
+      before globs, and these count in their order. A function is called as `fn(key, mine, theirs, base)` and returns
+      the value: `mine` was written here, `theirs` elsewhere, `base` is what was there before both; None: not set. It
+      is called once, in the worker's thread, where `mine` was written, if that reached the central store second. What
+      it returns is then set here. If it raises, the later write stands. See `docs/metadata.md`.
     - `poll_interval`: seconds between looks at the central store when no hint comes; up to half as many more.
     - `sync_interval`: at most one push in so many seconds; the first write after a quiet time goes at once.
     - `on_remote_loss`: what to do when the central store has lost what it had, or is another one. `"reseed"`: send it
@@ -77,6 +85,11 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     >>> with open(tempfile.mkdtemp()) as store:
     ...     store.session("user-123").add_message("user", "Hello")
     {'role': 'user', 'content': 'Hello'}
+    >>> with open(tempfile.mkdtemp(), resolvers={"tags.*": "union"}) as store:
+    ...     session = store.session("user-123")
+    ...     session.set("tags.user", ["new"]); session.set("tags.user", ["premium"])
+    ...     session.get("tags.user")
+    ['new', 'premium']
     """
     return Store(
         path,
@@ -84,6 +97,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
         namespace=namespace,
         worker=worker,
         durability=durability,
+        resolvers=resolvers,
         poll_interval=poll_interval,
         sync_interval=sync_interval,
         on_remote_loss=on_remote_loss,
@@ -103,6 +117,7 @@ class Store:
         namespace: str,
         worker: WorkerKind,
         durability: Durability,
+        resolvers: Mapping[str, Resolver] | None,
         poll_interval: float,
         sync_interval: float,
         on_remote_loss: RemoteLoss,
@@ -111,13 +126,16 @@ class Store:
     ) -> None:
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
         check_options(remote, namespace, worker, durability, poll_interval, sync_interval, on_remote_loss)
+        checked = Resolvers(resolvers)
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
         self._listeners = Listeners()
         self._closed = False
         self._ttls = milliseconds("ttl", ttl), milliseconds("item_ttl", item_ttl)
         found = connector(remote, namespace) if remote else None
-        self._local = Local(self.path, namespace, fsync=durability == "full", listeners=self._listeners)
+        self._local = Local(
+            self.path, namespace, fsync=durability == "full", listeners=self._listeners, resolvers=checked
+        )
         self._link = found and Link(
             self.path,
             namespace,
@@ -252,14 +270,14 @@ class Store:
         link = self._waitable_link("flush")
         check_no_turn(self._local, "flush")
         if link is not None:
-            link.ask(lambda worker: worker.flush(session_id), timeout, link.what_is_left)
+            link.ask(link.flushing(session_id), timeout, link.what_is_left)
 
     async def aflush(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """As `flush`, without blocking the event loop."""
         link = self._open_link()
         check_no_turn(self._local, "aflush")
         if link is not None:
-            await link.ask_soon(lambda worker: worker.flush(session_id), timeout, link.what_is_left)
+            await link.ask_soon(link.flushing(session_id), timeout, link.what_is_left)
 
     def refresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """Return when everything in the central store at the time of the call is visible here.
@@ -270,13 +288,13 @@ class Store:
         """
         link = self._waitable_link("refresh")
         if link is not None:
-            link.ask(lambda worker: worker.refresh(session_id), timeout, link.what_is_missing)
+            link.ask(link.refreshing(session_id), timeout, link.what_is_missing)
 
     async def arefresh(self, timeout: float | None = None, *, session_id: str | None = None) -> None:
         """As `refresh`, without blocking the event loop."""
         link = self._open_link()
         if link is not None:
-            await link.ask_soon(lambda worker: worker.refresh(session_id), timeout, link.what_is_missing)
+            await link.ask_soon(link.refreshing(session_id), timeout, link.what_is_missing)
 
     def status(self) -> StoreStatus:
         """How this store and the central store stand to each other now.

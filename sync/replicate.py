@@ -467,7 +467,8 @@ class Replicator:
             return
         if rename is not None:
             result.push.add(key)
-        self._site.tell(Settled(key, before, settled))
+        if self._site.tell(Settled(key, before, settled)):
+            result.push.add(key)
         await self._fold_up(key, settled, result)
 
     async def _fold_up(self, key: SessionKey, head: Head, result: Round) -> None:

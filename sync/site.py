@@ -82,7 +82,8 @@ class Site:
     log: Log
     central: CentralStore
     namespace: str
-    tell: Callable[[Notice], None]
+    tell: Callable[[Notice], bool | None]
+    """True: more was written because of it, which can go up at once."""
     limits: Limits = field(default_factory=Limits)
     ask: bool = False
     """Whether to ask before what the central store has lost is sent again."""
