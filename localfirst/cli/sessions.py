@@ -12,6 +12,7 @@ from rich.text import Text
 from localfirst.cli import stores
 from localfirst.cli.options import AsJson, Namespace, Remote, SessionId, StorePath
 from localfirst.cli.output import ago, console, count, name, one_line, plain, print_json, size, state_text
+from localfirst.metadata import Conflict
 from localfirst.status import SessionInfo
 
 _STYLES = {"user": "bold cyan", "assistant": "bold green", "call": "magenta", "output": "magenta"}
@@ -48,17 +49,23 @@ def show(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=0, help="Only the last N items.", show_default=False)
     ] = None,
+    with_conflicts: Annotated[
+        bool,
+        typer.Option("--conflicts", help="Also conflicts: writes to metadata that knew nothing of each other."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the items of a session, oldest first, and its metadata."""
     with stores.to_read(store, namespace) as opened:
         info = stores.with_state(stores.find(opened, session))
         content = opened.session(session).export()
+        conflicts = opened.session(session).conflicts() if with_conflicts else None
     items = content["items"] if limit is None else content["items"][len(content["items"]) - limit :]
     if as_json:
-        print_json({"session": info, "items": items, "metadata": content["metadata"]})
+        told = {} if conflicts is None else {"conflicts": [_as_dict(conflict) for conflict in conflicts]}
+        print_json({"session": info, "items": items, "metadata": content["metadata"], **told})
     else:
-        _print_session(info, items, content["metadata"])
+        _print_session(info, items, content["metadata"], conflicts)
 
 
 def _table(infos: list[SessionInfo]) -> Table:
@@ -80,16 +87,34 @@ def _table(infos: list[SessionInfo]) -> Table:
     return table
 
 
-def _print_session(info: SessionInfo, items: list[Any], metadata: dict[str, Any]) -> None:
+def _as_dict(conflict: Conflict) -> dict[str, Any]:
+    """Without the problem, which only the event tells."""
+    return {name: value for name, value in conflict._asdict().items() if name != "problem"}
+
+
+def _print_session(
+    info: SessionInfo, items: list[Any], metadata: dict[str, Any], conflicts: list[Conflict] | None
+) -> None:
     out = console()
     waiting = f", {info.pending} pending" if info.pending else ""
     head = Text(name(info.session_id), style="bold")
     out.print(head.append(f"  {count(info.items, 'item')}, {size(info.bytes)}, {info.state}{waiting}", style="dim"))
     for key, value in metadata.items():
-        out.print(Text.assemble((f"{name(key)} ", "yellow"), plain(json.dumps(value, ensure_ascii=False))))
+        out.print(Text.assemble((f"{name(key)} ", "yellow"), _json(value)))
+    for conflict in conflicts or ():
+        current, incoming, winner = map(_json, (conflict.current, conflict.incoming, conflict.winner))
+        told = f"{current} and {incoming} -> {winner}  "
+        by = f"{name(conflict.rule)}, {name(' and '.join(conflict.origins))}"
+        out.print(Text.assemble((f"conflict {name(conflict.key)} ", "red"), told, (by, "dim")))
+    if conflicts == []:
+        out.print(Text("no conflicts", style="dim"))
     for item in items:
         kind, text = describe(item)
         out.print(Text.assemble((f"\n{name(kind)}\n", _STYLES.get(kind, "bold")), plain(text)))
+
+
+def _json(value: Any) -> str:
+    return plain(json.dumps(value, ensure_ascii=False))
 
 
 def describe(item: Any) -> tuple[str, str]:

@@ -194,6 +194,50 @@ def test_show(run: Invoke, home: Path) -> None:
     assert "Hello" not in run("show", "user-1", "--store", home, "--limit", 1).output
 
 
+@pytest.fixture
+def contested(tmp_path: Path, central: str) -> Path:
+    """A store with a session on whose metadata there is a conflict."""
+    for name, shop in (("one", "market"), ("other", "\x1b[31mstore")):
+        with localfirst.open(tmp_path / name, remote="") as store:
+            store.session("s").set("shop\n", shop)
+    for name in ("one", "other", "one"):
+        with localfirst.open(tmp_path / name, remote=central, worker="none") as store:
+            store.flush(10)
+            store.refresh(10)
+    return tmp_path / "one"
+
+
+def test_show_with_conflicts(run: Invoke, home: Path, contested: Path) -> None:
+    text = run("show", "s", "--store", contested, "--conflicts").output
+    (line,) = [line for line in text.splitlines() if line.startswith("conflict ")]
+    assert line.startswith('conflict shop\\n "market" and "\\u001b[31mstore" -> "\\u001b[31mstore"  last, ')
+    with localfirst.open(contested, remote="") as store:
+        (conflict,) = store.session("s").conflicts()
+    assert line.endswith(" and ".join(conflict.origins))
+    assert "conflict" not in run("show", "s", "--store", contested).output
+    assert "no conflicts" in run("show", "user-1", "--store", home, "--conflicts").output
+
+
+def test_show_with_conflicts_as_json(run: Invoke, home: Path, contested: Path) -> None:
+    found = json.loads(run("show", "s", "--store", contested, "--conflicts", "--json").output)
+    with localfirst.open(contested, remote="") as store:
+        (conflict,) = store.session("s").conflicts()
+    assert found["conflicts"] == [
+        {
+            "key": "shop\n",
+            "rule": "last",
+            "current": "market",
+            "incoming": "\x1b[31mstore",
+            "winner": "\x1b[31mstore",
+            "origins": list(conflict.origins),
+            "seq": 2,
+        }
+    ]
+    assert found["metadata"] == {"shop\n": "\x1b[31mstore"}
+    assert json.loads(run("show", "user-1", "--store", home, "--conflicts", "--json").output)["conflicts"] == []
+    assert "conflicts" not in json.loads(run("show", "s", "--store", contested, "--json").output)
+
+
 def test_show_as_json(run: Invoke, home: Path) -> None:
     found = json.loads(run("show", "user-1", "--store", home, "--json", "--limit", 1).output)
     assert found["items"] == [{"role": "assistant", "content": [{"type": "output_text", "text": "Good morning"}]}]
