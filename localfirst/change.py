@@ -55,8 +55,9 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kind: str
     body: bytes
     """JSON, by kind. append: `[item, …]`; remove: `{"origin", "counter", "index"}`; clear: `{"seen": {origin:
-    counter}}`, the last change of each replica that its author had seen; put: `{"key", "rule", "value"}`; delete:
-    `{"key"}`; increment: `{"key", "by"}`; end: `{}`, which ends a turn; fork: `{"name", "seen", "upto"}`, see
+    counter}}`, the last change of each replica that its author had seen; put: `{"key", "rule", "value"}`, with `"gone"`
+    the fields that a merge takes away, and `"ask": true` if its author has a function for conflicts; delete: `{"key"}`,
+    and the same `"ask"`; increment: `{"key", "by"}`; end: `{}`, which ends a turn; fork: `{"name", "seen", "upto"}`, see
     `localfirst.branches.Fork`; drop: `{"branch"}`, the id of the branch that is deleted; touch: `{"ttl", "item_ttl",
     "own"}`, what it sets, see `localfirst.lifetime`; begin: `{}`, what was before had expired, as far as its author
     could tell."""
