@@ -62,11 +62,15 @@ def fork(name: str, at_turn: int | None, branch: OnBranch = on_main) -> Plan:
         if fold.branches.named(name):
             raise ConfigurationError(f"there is a branch {name!r} already: switch() to it, or take another name")
         items = fold.on(branch(fold))
-        left_out = () if at_turn is None else items[_turn_begins(items, at_turn) :]
-        upto = {item.origin: (item.counter, item.place) for item in reversed(left_out)}
-        return [(FORK, encode_fork(name, fold.counters, upto))]
+        return [fork_before(fold, name, () if at_turn is None else items[_turn_begins(items, at_turn) :])]
 
     return plan
+
+
+def fork_before(fold: Fold, name: str, left_out: Sequence[Item]) -> Step:
+    """A fork that takes over all but the last items."""
+    upto = {item.origin: (item.counter, item.place) for item in reversed(left_out)}
+    return FORK, encode_fork(name, fold.counters, upto)
 
 
 def _turn_begins(items: Sequence[Item], turn: int) -> int:
@@ -85,7 +89,7 @@ def drop(name: str, branch: OnBranch) -> Plan:
     def plan(fold: Fold) -> list[Step]:
         line = fold.branches.named(name)
         if line is None:
-            raise no_branch(name)
+            raise no_branch(name, fold)
         if line.id in (MAIN_BRANCH, branch(fold)):
             why = "the main branch can't be deleted" if line.id == MAIN_BRANCH else "it is in use here: switch() first"
             raise ConfigurationError(f"branch {name!r} was not deleted: {why}")
@@ -94,9 +98,19 @@ def drop(name: str, branch: OnBranch) -> Plan:
     return plan
 
 
-def no_branch(name: object) -> ConfigurationError:
-    """What tells that there is none."""
-    return ConfigurationError(f"there is no branch {name!r}: branches() lists those that are there, branch() makes one")
+def branch_of(fold: Fold, name: str) -> tuple[str, int]:
+    """The id of a branch, and the time of its fork, or `ConfigurationError`."""
+    line = fold.branches.named(name)
+    if line is None:
+        raise no_branch(name, fold)
+    return line.id, line.time
+
+
+def no_branch(name: object, fold: Fold) -> ConfigurationError:
+    """What tells that there is none of this name."""
+    known = [repr(line.name) for line in fold.branches.shown()]
+    others = f" and {len(known) - 10} more" if len(known) > 10 else ""
+    return ConfigurationError(f"there is no branch {name!r:.300}: there are {', '.join(known[:10])}{others}")
 
 
 def checked_name(name: object) -> str:

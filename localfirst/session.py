@@ -300,10 +300,7 @@ class Session:
         (1, 1, 0)
         """
         self._hydrate()
-        line = self._read(lambda fold: fold.branches.named(name))
-        if line is None:
-            raise plans.no_branch(name)
-        self._standing.switch(line.id, line.time)
+        self._standing.switch(*self._read(lambda fold: plans.branch_of(fold, name)))
 
     def delete_branch(self, name: str) -> None:
         """Delete a branch, everywhere. Those that were forked from it stay as they are.

@@ -46,7 +46,7 @@ class Standing:
         here, branches = self._here, fold.branches
         line = branches.named(self.name or "") if here is None else branches.find(here.branch, here.time)
         if line is None and here is None:
-            raise plans.no_branch(self.name)
+            raise plans.no_branch(self.name, fold)
         if line is None and self._found:
             raise ConfigurationError(
                 'this branch was deleted, or the session expired: switch() to another, for example to "main"'

@@ -32,6 +32,15 @@ Namespace = Annotated[
     str, typer.Option("--namespace", metavar="NAME", help="Tenant or application that the sessions belong to.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Branch = Annotated[
+    str | None,
+    typer.Option(
+        "--branch",
+        metavar="NAME",
+        help="A branch of the session. Without it: the one to which the session was switched last in this store.",
+        show_default=False,
+    ),
+]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session.", show_default=False)]
 
 

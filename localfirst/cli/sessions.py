@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from localfirst.cli import stores
-from localfirst.cli.options import AsJson, Namespace, Remote, SessionId, StorePath
+from localfirst.cli.options import AsJson, Branch, Namespace, Remote, SessionId, StorePath
 from localfirst.cli.output import ago, console, count, name, one_line, plain, print_json, size, state_text
 from localfirst.metadata import Conflict
+from localfirst.status import Branch as BranchInfo
 from localfirst.status import SessionInfo
 
 _STYLES = {"user": "bold cyan", "assistant": "bold green", "call": "magenta", "output": "magenta"}
@@ -49,6 +50,7 @@ def show(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=0, help="Only the last N items.", show_default=False)
     ] = None,
+    branch: Branch = None,
     with_conflicts: Annotated[
         bool,
         typer.Option("--conflicts", help="Also conflicts: writes to metadata that knew nothing of each other."),
@@ -58,14 +60,17 @@ def show(
     """Show the items of a session, oldest first, and its metadata."""
     with stores.to_read(store, namespace) as opened:
         info = stores.with_state(stores.find(opened, session))
-        content = opened.session(session).export()
-        conflicts = opened.session(session).conflicts() if with_conflicts else None
+        shown = opened.session(session, branch=branch)
+        branches, content = shown.branches(), shown.export()
+        conflicts = shown.conflicts() if with_conflicts else None
     items = content["items"] if limit is None else content["items"][len(content["items"]) - limit :]
     if as_json:
         told = {} if conflicts is None else {"conflicts": [_as_dict(conflict) for conflict in conflicts]}
-        print_json({"session": info, "items": items, "metadata": content["metadata"], **told})
+        print_json({"session": info, "branches": branches, "items": items, "metadata": content["metadata"], **told})
     else:
-        _print_session(info, items, content["metadata"], conflicts)
+        _print_head(info, branches)
+        _print_metadata(content["metadata"], conflicts)
+        _print_items(items)
 
 
 def _table(infos: list[SessionInfo]) -> Table:
@@ -92,13 +97,17 @@ def _as_dict(conflict: Conflict) -> dict[str, Any]:
     return {name: value for name, value in conflict._asdict().items() if name != "problem"}
 
 
-def _print_session(
-    info: SessionInfo, items: list[Any], metadata: dict[str, Any], conflicts: list[Conflict] | None
-) -> None:
+def _print_head(info: SessionInfo, branches: list[BranchInfo]) -> None:
     out = console()
     waiting = f", {info.pending} pending" if info.pending else ""
     head = Text(name(info.session_id), style="bold")
     out.print(head.append(f"  {count(info.items, 'item')}, {size(info.bytes)}, {info.state}{waiting}", style="dim"))
+    if len(branches) > 1:
+        out.print(Text("branches: " + ", ".join(map(_branch, branches)), style="dim"))
+
+
+def _print_metadata(metadata: dict[str, Any], conflicts: list[Conflict] | None) -> None:
+    out = console()
     for key, value in metadata.items():
         out.print(Text.assemble((f"{name(key)} ", "yellow"), _json(value)))
     for conflict in conflicts or ():
@@ -108,6 +117,10 @@ def _print_session(
         out.print(Text.assemble((f"conflict {name(conflict.key)} ", "red"), told, (by, "dim")))
     if conflicts == []:
         out.print(Text("no conflicts", style="dim"))
+
+
+def _print_items(items: list[Any]) -> None:
+    out = console()
     for item in items:
         kind, text = describe(item)
         out.print(Text.assemble((f"\n{name(kind)}\n", _STYLES.get(kind, "bold")), plain(text)))
@@ -115,6 +128,10 @@ def _print_session(
 
 def _json(value: Any) -> str:
     return plain(json.dumps(value, ensure_ascii=False))
+
+
+def _branch(branch: BranchInfo) -> str:
+    return f"{name(branch.name)} ({count(branch.items, 'item')}{', shown here' if branch.current else ''})"
 
 
 def describe(item: Any) -> tuple[str, str]:

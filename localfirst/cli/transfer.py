@@ -11,7 +11,7 @@ import typer
 
 from localfirst import jsonvalue
 from localfirst.cli import stores
-from localfirst.cli.options import AsJson, Namespace, SessionId, StorePath
+from localfirst.cli.options import AsJson, Branch, Namespace, SessionId, StorePath
 from localfirst.cli.output import count, name, print_json
 from localfirst.errors import InvalidItem, LocalFirstError, MalformedChange
 from localfirst.export import read_export
@@ -24,6 +24,7 @@ def export_session(
         typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of stdout.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if there is one.")] = False,
+    branch: Branch = None,
     store: StorePath = None,
     namespace: Namespace = "default",
 ) -> None:
@@ -33,7 +34,7 @@ def export_session(
     """
     with stores.to_read(store, namespace) as opened:
         stores.find(opened, session)
-        export = opened.session(session).export()
+        export = opened.session(session, branch=branch).export()
         document = encode(export)
     if output is None or str(output) == "-":
         typer.echo(document, nl=False)
@@ -54,7 +55,8 @@ def import_session(
 ) -> None:
     """Add an export to a session.
 
-    Items and metadata, all or nothing; what the session already holds stays. The store is made if it is missing. What
+    Items and metadata, all or nothing; what the session already holds stays. Items go to the branch to which the
+    session was switched last in this store. The store is made if it is missing. What
     was imported reaches the central store through whoever syncs the directory: the application, or `localfirst sync`.
     """
     data = _read(file)

@@ -187,6 +187,33 @@ def test_options_come_from_the_environment_too(run: Invoke, home: Path, central:
     assert (found["path"], found["remote"]) == (str(home), central)
 
 
+def test_branches(run: Invoke, home: Path) -> None:
+    with localfirst.open(home) as store:
+        session = store.session("user-1")
+        session.branch("draft\x1b[2J", at_turn=1)
+        session.branch("other")
+        session.switch("other")
+        session.add_message("user", "On the other")
+    text = run("show", "user-1", "--store", home).output
+    assert "branches: main (2 items), draft\\x1b[2J (0 items), other (3 items, shown here)" in text
+    assert "On the other" in text
+    text = run("show", "user-1", "--store", home, "--branch", "main").output
+    assert "main (2 items, shown here)" in text
+    assert "On the other" not in text
+    told = json.loads(run("show", "user-1", "--store", home, "--json").output)
+    assert [(branch["name"], branch["current"]) for branch in told["branches"]][::2] == [
+        ("main", False),
+        ("other", True),
+    ]
+    for branch, expected in ((["--branch", "main"], 2), ([], 3)):
+        exported = json.loads(run("export", "user-1", "--store", home, *branch).output)
+        assert len(exported["items"]) == expected
+    failed = run("show", "user-1", "--store", home, "--branch", "none")
+    assert failed.exit_code == 1
+    assert "there is no branch 'none': there are 'main', " in error_of(failed)
+    assert "branches" not in run("show", "other", "--store", home).output
+
+
 def test_show(run: Invoke, home: Path) -> None:
     text = run("show", "user-1", "--store", home).output
     assert text.index("Hello") < text.index("Good morning")

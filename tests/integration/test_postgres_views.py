@@ -54,7 +54,7 @@ class Author:
         [pushed] = await self._store.push([Run(self._session_id, "g", True, self._origin, self.counter, [change])])
         assert pushed.admitted == 1
 
-    async def put(self, key: str, value: Any, rule: str = "last", **options: int) -> None:
+    async def put(self, key: str, value: Any, rule: str = "last", **options: Any) -> None:
         await self.write(PUT, {"key": key, "rule": rule, "value": value}, **options)
 
 

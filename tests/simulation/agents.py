@@ -7,12 +7,13 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from localfirst import jsonvalue, plans
-from localfirst.change import APPEND, CLEAR, END, PUT, REMOVE, Change, decode_change
+from localfirst.branches import Line, encode_drop
+from localfirst.change import APPEND, CLEAR, DROP, END, PUT, REMOVE, Change, decode_change
 from localfirst.errors import InvalidItem
 from localfirst.fold import Fold
 from localfirst.metadata import Rule, encode_put
 from localfirst.records import CHANGE, span
-from localfirst.view import Plan, Step, no_turn
+from localfirst.view import OnBranch, Plan, Step, no_turn, on_main
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.replica import Process
 from tests.simulation.server import REFUSED
@@ -27,10 +28,15 @@ Between = Callable[[Process, str], None]
 """Called between the look at a session and the write: another process may be faster."""
 
 
-class Agents:
-    """All agents of a universe."""
+class Gone(Exception):
+    """The branch that was chosen is not there any more."""
 
-    def __init__(self, oracle: Oracle, between: Between, watch: Watch) -> None:
+
+class Agents:
+    """All agents of a universe. `branching`: they fork sessions, too."""
+
+    def __init__(self, oracle: Oracle, between: Between, watch: Watch, *, branching: bool) -> None:
+        self._branching = branching
         self._oracle = oracle
         self._between = between
         self._watch = watch
@@ -49,6 +55,8 @@ class Agents:
             (3, self.increment),
             (3, self.turn),
         ]
+        if self._branching:
+            actions += [(3, self.fork), (1, self.drop)]
         action = choose.choices([action for _, action in actions], [weight for weight, _ in actions])[0]
         return action(process, session)
 
@@ -59,8 +67,9 @@ class Agents:
             self._items += 1
             items.append(f"{self._items}{mark}" + "." * WORLD.random.choice((0, 0, 5, 60)))
         body = jsonvalue.join(plans.encode_items(items))
-        self._write(process, session, lambda _: [(APPEND, body)])
-        return f"append {items}"
+        line = self._choose(process, session)
+        self._write(process, session, lambda _: [(APPEND, body)], line=line)
+        return f"append {items} to {line.name}"
 
     def append_refused(self, process: Process, session: str) -> str:
         """An item that the central store will not take."""
@@ -69,7 +78,8 @@ class Agents:
 
     def pop(self, process: Process, session: str) -> str:
         """The last item, or the last of some."""
-        pop = plans.Pop(WORLD.random.choice((plans.is_item, lambda item: len(item) < 50)))
+        line = self._choose(process, session)
+        pop = plans.Pop(WORLD.random.choice((plans.is_item, lambda item: len(item) < 50)), _on(line))
 
         def plan(fold: Fold) -> Sequence[Step]:
             steps = pop(fold)
@@ -77,19 +87,49 @@ class Agents:
             return steps
 
         seen: list[bytes] = []
-        self._write(process, session, plan, seen, fresh=True)
-        return f"pop {seen}"
+        self._write(process, session, plan, seen, line=line, fresh=True)
+        return f"pop {seen} from {line.name}"
 
     def clear(self, process: Process, session: str) -> str:
         """All items that are seen."""
 
         def plan(fold: Fold) -> Sequence[Step]:
-            seen[:] = [item.data for item in fold.items]
-            return plans.clear(fold)
+            seen[:] = [item.data for item in fold.on(_on(line)(fold))]
+            return plans.clear(fold, _on(line))
 
+        line = self._choose(process, session)
         seen: list[bytes] = []
-        self._write(process, session, plan, seen, fresh=True)
-        return f"clear {seen}"
+        self._write(process, session, plan, seen, line=line, fresh=True)
+        return f"clear {seen} of {line.name}"
+
+    def fork(self, process: Process, session: str) -> str:
+        """A branch of all that is seen of another, or of its beginning."""
+
+        def plan(fold: Fold) -> Sequence[Step]:
+            items = list(fold.on(_on(line)(fold)))
+            end = len(items) if whole else len(items) // 2
+            seen[:] = [item.data for item in items[:end]]
+            return [plans.fork_before(fold, name, items[end:])]
+
+        line = self._choose(process, session)
+        name, whole = WORLD.random.choice("xyz"), WORLD.random.random() < 0.5
+        seen: list[bytes] = []
+        self._write(process, session, plan, seen, line=line, fresh=True)
+        return f"fork {name} of {line.name} with {seen}"
+
+    def drop(self, process: Process, session: str) -> str:
+        """A branch is deleted."""
+        line = self._choose(process, session)
+        if line.time:
+            self._write(process, session, lambda fold: [(DROP, encode_drop(_on(line)(fold)))], line=line, fresh=True)
+        return f"drop {line.name}"
+
+    def _choose(self, process: Process, session: str) -> Line:
+        """A branch, as far as the process knows them."""
+        branches = process.view(session).fold.branches
+        if not self._branching or WORLD.random.random() < 0.3:
+            return branches.main
+        return WORLD.random.choice(branches.shown())
 
     def put(self, process: Process, session: str) -> str:
         """A value, by any rule."""
@@ -143,7 +183,14 @@ class Agents:
     # All of them.
 
     def _write(
-        self, process: Process, session: str, plan: Plan, seen: Sequence[bytes] = (), *, fresh: bool = False
+        self,
+        process: Process,
+        session: str,
+        plan: Plan,
+        seen: Sequence[bytes] = (),
+        *,
+        line: Line | None = None,
+        fresh: bool = False,
     ) -> None:
         """Carry out a plan, in the turn that is open, if any. Whatever happens, what is on disk is noted."""
         turn = process.open_turns.get(session)
@@ -159,20 +206,26 @@ class Agents:
         before = self._slots(process, session).keys()
         made: list[Change] = []
         try:
-            made = process.view(session).write(interrupted, fresh=fresh, turn=number)
+            made = process.view(session).write(
+                interrupted, fresh=fresh, turn=number, branch=on_main if line is None else _on(line)
+            )
+        except Gone:
+            pass
         finally:
-            self._note(process, session, before, seen)
+            self._note(process, session, before, seen, 0 if line is None else line.time)
         if any(change.time not in self._oracle.records for change in made):
             raise Violation(1, "what was told is kept", f"session {session}: a call returned, and it is not on disk")
         if WORLD.random.random() < 0.5:
             process.worker.wake()
 
-    def _note(self, process: Process, session: str, before: AbstractSet[bytes], seen: Sequence[bytes]) -> None:
+    def _note(
+        self, process: Process, session: str, before: AbstractSet[bytes], seen: Sequence[bytes], branch: int
+    ) -> None:
         for key, data in self._slots(process, session).items():
             change = decode_change(data) if data and key not in before else None
             if change is None or change.kind == END or change.time in self._oracle.records:
                 continue
-            record = self._oracle.note(session, change, process.directory.number, seen)
+            record = self._oracle.note(session, change, process.directory.number, seen, branch)
             if change.kind in (REMOVE, CLEAR):
                 self._watch.took(process.directory, record)
 
@@ -180,3 +233,15 @@ class Agents:
     def _slots(process: Process, session: str) -> dict[bytes, bytes]:
         disk = process.directory.disk
         return {key: disk.rows[key].value for key in disk.span(*span(CHANGE + process.key(session)))}
+
+
+def _on(line: Line) -> OnBranch:
+    """Finds a branch again, as a session does that stands on it."""
+
+    def find(fold: Fold) -> str:
+        found = fold.branches.find(line.id, line.time)
+        if found is None:
+            raise Gone
+        return found.id
+
+    return find

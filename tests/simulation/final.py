@@ -118,6 +118,7 @@ def _shows(universe: Universe, session: str, truth: Fold, times: set[int]) -> No
     expected = universe.oracle.expected(session, times)
     if universe.oracle.is_confused(session):
         return
+    _branches_show(universe, session, truth, times)
     if seen - expected:
         raise Violation(6, "nothing comes back", f"session {session} shows {seen - expected}, which was taken away")
     if expected - seen:
@@ -130,6 +131,18 @@ def _shows(universe: Universe, session: str, truth: Fold, times: set[int]) -> No
         found = set(found) if isinstance(found, list) else found
         if found != values[name] and (found or values[name]):
             raise Violation(2, "each counts once", f"session {session}: {key} is {found}, not {values[name]}")
+
+
+def _branches_show(universe: Universe, session: str, truth: Fold, times: set[int]) -> None:
+    expected = universe.oracle.expected_on(session, times)
+    shown = {line.time: line for line in truth.branches.shown() if line.time}
+    if shown.keys() != expected.keys():
+        raise Violation(15, "branches", f"session {session} has {shown.keys()}, not {expected.keys()}")
+    for time, (must, may) in expected.items():
+        seen = {item.data for item in shown[time].history.items}
+        if seen - may or (must - seen and not universe.ledger.merged):
+            where = f"session {session} branch {shown[time].name} ({time})"
+            raise Violation(15, "branches", f"{where} shows {seen - may}, and not {must - seen}")
 
 
 def _value(fold: Fold, key: str) -> Any:

@@ -156,7 +156,8 @@ def _other_bytes() -> AbstractContextManager[object]:
     ) -> Head | None:
         for page in pages:
             page.foreign[:] = [
-                msgspec.structs.replace(each, data=each.data.replace(b"main", b"mine")) for each in page.foreign
+                msgspec.structs.replace(each, data=each.data.replace(b"main\xa3put", b"mine\xa3put"))
+                for each in page.foreign
             ]
         return settle(log, key, before, after, pages, rename)
 

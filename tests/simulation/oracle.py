@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from localfirst import jsonvalue
-from localfirst.change import APPEND, CLEAR, END, INCREMENT, PUT, REMOVE, Change
+from localfirst.change import APPEND, CLEAR, DROP, END, FORK, INCREMENT, PUT, REMOVE, Change
 
 
 class Violation(AssertionError):
@@ -40,7 +40,9 @@ class Record:
     body: bytes
     directory: int
     items: list[bytes] = field(default_factory=list)
-    """append: what it added; remove: what it took; clear: what its author saw."""
+    """append: what it added; remove: what it took; clear: what its author saw; fork: what it took over."""
+    branch: int = 0
+    """On which it was made (drop: which it deletes), by the time of its fork; 0: main."""
     turn: Turn | None = None
 
 
@@ -79,10 +81,10 @@ class Oracle:
         """Sessions of which what waited was given up somewhere: what came after it has other counters since."""
         self.by_session: dict[str, list[Record]] = defaultdict(list)
 
-    def note(self, session: str, change: Change, directory: int, seen: Iterable[bytes]) -> Record:
-        """A change is on disk. `seen`: what it takes away."""
+    def note(self, session: str, change: Change, directory: int, seen: Iterable[bytes], branch: int) -> Record:
+        """A change is on disk. `seen`: what it takes away, or over."""
         turn = self.turns.setdefault((session, change.turn), Turn(directory)) if change.turn else None
-        record = Record(change.time, session, change.kind, change.body, directory, list(seen), turn)
+        record = Record(change.time, session, change.kind, change.body, directory, list(seen), branch, turn)
         if change.kind == APPEND:
             record.items = jsonvalue.split(change.body)
             self.of_item.update(dict.fromkeys(record.items, record))
@@ -129,10 +131,32 @@ class Oracle:
         self.excused |= before - held()
 
     def expected(self, session: str, times: set[int]) -> set[bytes]:
-        """The items that a session shows when just these changes are in its log."""
+        """The items that a session shows on its main branch when just these changes are in its log."""
         there = [record for record in self.by_session[session] if record.time in times]
-        shown = {item for record in there if record.kind == APPEND for item in record.items}
-        return shown.difference(*(record.items for record in there if record.kind in (REMOVE, CLEAR)))
+        return _added(there, 0) - _taken(there, 0)
+
+    def expected_on(self, session: str, times: set[int]) -> dict[int, tuple[set[bytes], set[bytes]]]:
+        """The same of the other branches, by the times of their forks: what they must show, and what they may.
+
+        What was taken away on the branch from which it was forked, by somebody who did not know of the fork, may be
+        there or not. So may what it took over of a branch that is not there any more.
+        """
+        there = [record for record in self.by_session[session] if record.time in times]
+        forks = {record.time: record for record in there if record.kind == FORK}
+        deleted = {record.branch for record in there if record.kind == DROP}
+        found = {}
+        for time, fork in forks.items():
+            above, known = [fork.branch], True
+            while above[-1]:
+                known = known and above[-1] in forks
+                above.append(forks[above[-1]].branch if above[-1] in forks else 0)
+            taken_over = {item for item in fork.items if self.of_item[item].time in times}
+            sure = {item for item in taken_over if self.of_item[item].branch not in deleted} if known else set()
+            must = sure.difference(*(_taken(there, branch) for branch in above)) | _added(there, time)
+            may = taken_over | _added(there, time)
+            if time not in deleted:
+                found[time] = must - _taken(there, time), may - _taken(there, time)
+        return found
 
     def expected_values(self, session: str, times: set[int]) -> dict[str, object]:
         """The values of the keys for which the order of writes makes no difference."""
@@ -149,3 +173,14 @@ class Oracle:
             elif body["rule"] == "union":
                 union.update(body["value"])
         return {"count": count, "greatest": greatest, "union": union}
+
+
+def _added(records: Iterable[Record], branch: int) -> set[bytes]:
+    """What was appended to a branch."""
+    return {item for record in records if record.kind == APPEND and record.branch == branch for item in record.items}
+
+
+def _taken(records: Iterable[Record], branch: int) -> set[bytes]:
+    """What was taken away from a branch."""
+    taken = (record for record in records if record.kind in (REMOVE, CLEAR) and record.branch == branch)
+    return {item for record in taken for item in record.items}

@@ -32,7 +32,7 @@ class Universe:
         self.ledger = Ledger()
         self.server = Server(self.ledger, self.oracle)
         self.watch = Watch(self.oracle, self.server, self.ledger)
-        self.agents = Agents(self.oracle, self._between, self.watch)
+        self.agents = Agents(self.oracle, self._between, self.watch, branching=seed % 3 == 0)
         choose = WORLD.random
         self.sessions = [f"s{number}" for number in range(choose.choice((1, 1, 2, 2, 3, 4)))]
         self.limits = Limits(

@@ -15,24 +15,25 @@ from tests.simulation.oracle import Oracle, Record, Violation
 from tests.simulation.replica import Directory
 from tests.simulation.server import NAMESPACE, Server
 
-Shown = tuple[tuple[bytes, ...], tuple[tuple[str, bytes | None], ...]]
+Shown = tuple[tuple[tuple[str, tuple[bytes, ...]], ...], tuple[tuple[str, bytes | None], ...]]
 
 
 def shown(fold: Fold) -> Shown:
-    """What a session shows: items and metadata."""
+    """What a session shows: the items of its branches, and metadata."""
     values = sorted((key, register.value) for key, register in fold.metadata.items())
-    return tuple(item.data for item in fold.items), tuple(values)
+    lines = fold.branches.shown()
+    return tuple((line.name, tuple(item.data for item in line.history.items)) for line in lines), tuple(values)
 
 
 @dataclass
 class Memory:
-    """What was seen of one session in one directory."""
+    """What was seen of one session in one directory. Branches by the times of their forks, 0 is main."""
 
-    admitted: list[bytes] = field(default_factory=list)
-    """The items in the central log, in the order in which they were shown."""
+    admitted: dict[int, list[bytes]] = field(default_factory=dict)
+    """The items of each branch in the central log, in the order in which they were shown."""
     pending: frozenset[int] = frozenset()
-    taken: dict[bytes, int] = field(default_factory=dict)
-    """Items that were taken away by calls here, and the time of the call."""
+    taken: dict[tuple[int, bytes], int] = field(default_factory=dict)
+    """Branches and items that were taken away from them by calls here, and the time of the call."""
 
 
 class Watch:
@@ -55,7 +56,7 @@ class Watch:
         """A call here took items away."""
         memory = self._of(directory, record.session)
         for item in record.items:
-            memory.taken[item] = record.time
+            memory.taken[record.branch, item] = record.time
 
     def _of(self, directory: Directory, session: str) -> Memory:
         return self._memory.setdefault((directory.number, session), Memory())
@@ -79,12 +80,14 @@ class Watch:
         memory = self._of(directory, session)
         where = _at(directory, session)
         if not self._oracle.is_confused(session):
-            if at_end or session not in self._oracle.shared:
-                self._nothing_twice(where, fold.items)
-                self._together(where, fold.items)
-                self._gone(where, fold.items, memory)
-            self._in_order(where, session, fold.items, memory)
-            self._whole_turns(where, directory, session, fold.items)
+            for line in fold.branches.shown():
+                items = line.history.items
+                if at_end or session not in self._oracle.shared:
+                    self._nothing_twice(where, items)
+                    self._together(where, items)
+                    self._gone(where, line.time, items, memory)
+                self._in_order(where, session, line.time, items, memory)
+            self._whole_turns(where, directory, fold)
         self._same(where, session, head, fold)
         self._kept(where, directory, session, head, memory)
 
@@ -108,30 +111,32 @@ class Watch:
             last, place = record.time, item.place
             done.add(last)
 
-    def _gone(self, where: str, items: Sequence[Item], memory: Memory) -> None:
+    def _gone(self, where: str, branch: int, items: Sequence[Item], memory: Memory) -> None:
         for item in items:
-            time = memory.taken.get(item.data)
+            time = memory.taken.get((branch, item.data))
             if time is not None and time not in self._oracle.excused:
                 raise Violation(6, "nothing comes back", f"{where} shows {item.data!r} again")
 
-    def _in_order(self, where: str, session: str, items: Sequence[Item], memory: Memory) -> None:
-        admitted = [item.data for item in items if item.seq < PENDING]
-        still, known = set(admitted), set(memory.admitted)
-        before = [data for data in memory.admitted if data in still]
+    def _in_order(self, where: str, session: str, branch: int, items: Sequence[Item], memory: Memory) -> None:
+        admitted, earlier = [item.data for item in items if item.seq < PENDING], memory.admitted.get(branch, [])
+        still, known = set(admitted), set(earlier)
+        before = [data for data in earlier if data in still]
         after = [data for data in admitted if data in known]
-        memory.admitted = admitted
+        memory.admitted[branch] = admitted
         if before != after and session not in self._oracle.reordered | self._server.replaced:
             raise Violation(5, "an admitted order stays", f"{where}: {before} became {after}")
 
-    def _whole_turns(self, where: str, directory: Directory, session: str, items: Sequence[Item]) -> None:
-        seen = {item.data for item in items}
+    def _whole_turns(self, where: str, directory: Directory, fold: Fold) -> None:
+        seen = {item.data for item in fold.each_item().values()}
+        shown = {line.time for line in fold.branches.shown()}
         records = (self._oracle.of_item.get(data) for data in seen)
         for turn in {id(each.turn): each.turn for each in records if each is not None and each.turn}.values():
             if turn.directory == directory.number or turn.parted:
                 continue
             if any(record.time in self._oracle.excused for record in turn.records):
                 continue
-            items_of = {item for each in turn.records if each.kind == APPEND for item in each.items}
+            appends = [each for each in turn.records if each.kind == APPEND and each.branch in shown]
+            items_of = {item for each in appends for item in each.items}
             missing = items_of - seen - self._oracle.removed
             if missing:
                 raise Violation(13, "turns are whole", f"{where} shows a part of a turn, and not {missing}")

@@ -203,7 +203,7 @@ async def test_coroutines_remember_too(store: localfirst.Store, session: Session
 
 async def test_an_object_can_begin_on_a_branch_by_name(store: localfirst.Store, session: Session) -> None:
     session.branch("draft")
-    with pytest.raises(ConfigurationError, match="there is no branch 'none'"):
+    with pytest.raises(ConfigurationError, match="there is no branch 'none': there are 'main', 'draft'"):
         store.session("s", branch="none").add_message("user", "x")
     with pytest.raises(ConfigurationError, match="there is no branch 'none'"):
         await store.session("s", branch="none").add_items(["x"])
