@@ -57,10 +57,10 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """JSON, by kind. append: `[item, …]`; remove: `{"origin", "counter", "index"}`; clear: `{"seen": {origin:
     counter}}`, the last change of each replica that its author had seen; put: `{"key", "rule", "value"}`, with `"gone"`
     the fields that a merge takes away, and `"ask": true` if its author has a function for conflicts; delete: `{"key"}`,
-    and the same `"ask"`; increment: `{"key", "by"}`; end: `{}`, which ends a turn; fork: `{"name", "seen", "upto"}`, see
-    `localfirst.branches.Fork`; drop: `{"branch"}`, the id of the branch that is deleted; touch: `{"ttl", "item_ttl",
-    "own"}`, what it sets, see `localfirst.lifetime`; begin: `{}`, what was before had expired, as far as its author
-    could tell."""
+    and the same `"ask"`; increment: `{"key", "by"}`; end: `{}`, which ends a turn; fork: `{"name", "seen", "upto"}`,
+    see `localfirst.branches.Fork`; drop: `{"branch"}`, the id of the branch that is deleted; touch: `{"ttl",
+    "item_ttl", "own"}`, what it sets, see `localfirst.lifetime`; begin: `{}`, what was before had expired, as far as
+    its author could tell."""
     turn: int = 0
     """Names the turn that it is part of, among those of its author; 0: none. Until the change that ends the turn is
     there too, it is not pushed, and not shown by other replicas."""

@@ -227,8 +227,7 @@ class Fold:
                 continue
             time = clamp(change.time, admitted_at)
             effect, _ = self._apply(change, seq, time)
-            if time > self.time:
-                self.time = time
+            self.time = max(self.time, time)
             if effect.conflict is not None:
                 self.conflicts.append(effect.conflict)
             if self.awaiting is not None and effect.key is not None:

@@ -198,7 +198,7 @@ class Store:
         """Delete a session everywhere: here at once, then in the central store, and from there on other replicas.
 
         When this returns, no byte of its items is on this disk. Other replicas drop what they have of it, also what
-        they could not send yet, when they hear of it, within 30 days. What is written to the session later begins it anew.
+        they could not send yet, when they hear of it, within 30 days. What is written to it later begins it anew.
         Works offline; a session that is not there is fine.
 
         >>> _ = session.add_message("user", "Hello"); store.delete("user-123"); len(session)

@@ -26,7 +26,7 @@ from localfirst.records import CHANGE, PAGE, Head, Page, Rename, SessionKey, num
 from localfirst.testing.memory import MemoryStore
 from sync.central.base import Pulled, Pushed, Run, Want
 from sync.central.digests import digest_after
-from sync.replicate import Replicator
+from sync.replicate import Replicator, Round
 from sync.resync import _Copy
 from sync.stretch import _Reader
 from sync.worker import Worker
@@ -252,8 +252,8 @@ def _new_counters() -> AbstractContextManager[object]:
     tried: set[tuple[int, SessionKey, int]] = set()
 
     @wraps(pending)
-    async def mutated(replicator: Replicator, key: SessionKey) -> Any:
-        batch = await pending(replicator, key)
+    async def mutated(replicator: Replicator, key: SessionKey, result: Round) -> Any:
+        batch = await pending(replicator, key, result)
         if batch is None:
             return None
         place = (id(replicator), key, batch.run.first)

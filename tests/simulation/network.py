@@ -9,7 +9,19 @@ from random import Random
 from typing import TypeVar
 
 from localfirst.errors import RemoteUnavailable
-from sync.central.base import CentralStore, Checkpoint, Head, Hint, Identity, Pulled, Pushed, Run, Want
+from sync.central.base import (
+    KEEP_ENDED,
+    CentralStore,
+    Checkpoint,
+    Ending,
+    Head,
+    Hint,
+    Identity,
+    Pulled,
+    Pushed,
+    Run,
+    Want,
+)
 from tests.simulation.server import Server, now
 
 T = TypeVar("T")
@@ -110,13 +122,24 @@ class Link(CentralStore):
         return await self._call(lambda: now(self._store.checkpoint(session_id)))
 
     async def put_checkpoint(
-        self, session_id: str, expected: Head | None, checkpoint: Checkpoint, acked: Mapping[str, int]
+        self,
+        session_id: str,
+        expected: Head | None,
+        checkpoint: Checkpoint,
+        acked: Mapping[str, int],
+        ttl: int = 0,
     ) -> bool:
         def put() -> bool:
             self._server.note_checkpoint(session_id, expected, checkpoint)
-            return now(self._store.put_checkpoint(session_id, expected, checkpoint, acked))
+            return now(self._store.put_checkpoint(session_id, expected, checkpoint, acked, ttl))
 
         return await self._call(put)
+
+    async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
+        await self._call(lambda: now(self._store.delete(endings, keep)))
+
+    async def sweep(self, limit: int) -> int:
+        return await self._call(lambda: now(self._store.sweep(limit)))
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
         return await self._call(lambda: now(self._store.heads(session_ids)))

@@ -289,7 +289,7 @@ async def test_a_write_that_was_given_up_is_not_waited_for(tmp_path: Path) -> No
     server = MemoryServer()
     me, other = Replica(tmp_path / "me", server), Replica(tmp_path / "other", server)
     key = session_key("default", "s")
-    view = View(me.log, me.clock, key, Head("default", "s", me.origin), lambda: False, Conflicts())
+    view = View(me.log, me.clock, key, Head("default", "s", me.origin), lambda: False, conflicts=Conflicts())
     for value in (b'"given up"', b'"kept"'):
         view.write(plans.always((PUT, encode_put("k", "last", value, ask=True))), fresh=True)
     head = me.head("s")
