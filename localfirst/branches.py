@@ -342,7 +342,7 @@ class Branches:
 
     def _bar(self, line: Line, cleared: Mapping[str, int]) -> Undo:
         """What it took over was cleared before it was forked."""
-        undo = line.history.keep(lambda item: item.counter > cleared.get(item.origin, 0) or not line.inherits(item))
+        undo = line.history.keep(lambda item: item.counter > cleared.get(item.origin, 0))
         barred = msgspec.structs.replace(line, barred=greatest(line.barred, cleared))
         return partial(_undo, [undo, self._put(barred)])
 

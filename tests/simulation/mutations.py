@@ -13,11 +13,13 @@ from unittest.mock import patch
 import msgspec
 
 import localfirst.log
+import localfirst.renumber
 import localfirst.testing.memory
 import sync.compact
 import sync.replicate
 import sync.stretch
 import tests.simulation.ledger
+from localfirst.branches import Branches, Line
 from localfirst.change import Change, decode_change, encode_change
 from localfirst.checkpoint import State, encode_state
 from localfirst.history import History, ItemId
@@ -361,6 +363,34 @@ def _tail_dropped() -> AbstractContextManager[object]:
         return await take(site, key, head, head.seq, *rest)
 
     return patch.object(sync.compact, "_take", mutated)
+
+
+# Branches.
+
+
+@_mutation("a fork takes over what its author had not seen", 15)
+def _unseen_taken_over() -> AbstractContextManager[object]:
+    return patch.object(Line, "inherited", lambda line, items: list(items))
+
+
+@_mutation("what a fork's author had seen, and comes after it, is not on the branch", 15)
+def _not_handed_down() -> AbstractContextManager[object]:
+    return patch.object(Branches, "_hand_down", lambda *_: [])
+
+
+@_mutation("a checkpoint forgets the branches", 3)
+def _branches_forgotten() -> AbstractContextManager[object]:
+    def mutated(state: State) -> bytes:
+        branches = state.fold.branches
+        branches._lines = {branches.main.id: branches.main}
+        return encode_state(state)
+
+    return patch.object(tests.simulation.ledger, "encode_state", mutated)
+
+
+@_mutation("what is renamed stays on a branch of the old name", 15)
+def _branch_kept() -> AbstractContextManager[object]:
+    return patch.object(localfirst.renumber._Renaming, "_branch", lambda _, branch: branch)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from localfirst import jsonvalue
 from localfirst.branches import MAX_NAME, Branches, decode_fork, encode_drop, encode_fork
 from localfirst.change import APPEND, CLEAR, DROP, FORK, MAIN_BRANCH, PUT, REMOVE, Admitted, Change, branch_id
+from localfirst.checkpoint import State, decode_state, encode_state
 from localfirst.errors import MalformedChange
 from localfirst.fold import Fold, check, fold
 from localfirst.history import ItemId, decode_removal, encode_clear
@@ -294,6 +295,24 @@ def test_a_branch_that_is_deleted_before_its_fork_comes_is_deleted() -> None:
         state = fold(entries)
         assert names(state) == {"main": "main", "c:2": "child"}
         assert "one" in texts(state, "c:2")
+
+
+def test_a_deleted_branch_hands_down_what_comes_late_and_keeps_nothing() -> None:
+    forks = [fork("b", 1, "draft", a=1), fork("b", 2, "child", "b:1", a=1), drop("b", 3, "b:1")]
+    for entries in in_any_order([append("a", 1, "late")], forks):
+        state = State()
+        state.admit(entries)
+        restored = decode_state(encode_state(state)).fold
+        for each in (state.fold, restored):
+            assert texts(each, "b:2") == ["late"]
+            assert not each.branches.others(each.counters)["b:1"].history.items
+
+
+def test_an_acknowledged_append_is_admitted_on_every_branch_that_has_it() -> None:
+    """It was admitted, lost, and comes again, while somebody who had seen it sent a fork."""
+    state = fold(log(fork("b", 1, "draft", a=1)), [append("a", 1, "one")])
+    state.admit([Admitted(2, 1, append("a", 1, "one"))])
+    assert [item.seq for item in (*state.items, *state.on("b:1"))] == [2, 2]
 
 
 def test_branches_that_say_they_were_forked_from_each_other() -> None:

@@ -313,13 +313,51 @@ def test_values_that_are_too_deep() -> None:
         decode_state(json.dumps(found).encode())
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", "main"),
+        ("id", "r1:03"),
+        ("id", "r1:4"),
+        ("name", "main"),
+        ("name", "other"),
+        ("name", ""),
+        ("deleted", True),
+        ("forked", False),
+        ("parent", "r1:3"),
+        ("parent", "r1:4"),
+        ("items", [[0, 2]]),
+        ("items", [[0, 0]]),
+        ("items", [[1, 1]]),
+        ("items", [[0, 1], [0, 1]]),
+        ("items", [[0, 1 << 62]]),
+        ("items", [[1 << 62, 1]]),
+        ("seen", {"r1": -1}),
+        ("upto", {"r1": [1]}),
+        ("removed", [["r1", 1, -1]]),
+    ],
+)
+def test_a_branch_that_can_not_have_been(field: str, value: Any) -> None:
+    """`r1:4` was forked from `r1:3`, which is the one that is changed."""
+    forks = [(MAIN_BRANCH, "draft"), ("r1:3", "other")]
+    changes = [Change("r1", 2, 1, 0, MAIN_BRANCH, APPEND, b'["x"]')]
+    changes += [Change("r1", 3 + n, 1, 0, on, FORK, encode_fork(name, {}, {})) for n, (on, name) in enumerate(forks)]
+    data = encode_state(folded([Admitted(seq, 10, change) for seq, change in enumerate(changes, start=1)]))
+    found = json.loads(data)
+    assert decode_state(json.dumps(found).encode())
+    found["branches"][0][field] = value
+    with pytest.raises(MalformedChange):
+        decode_state(json.dumps(found).encode())
+
+
 # Two sides.
 
 
 @st.composite
 def two_sides(draw: st.DrawFn) -> tuple[list[Admitted], list[Admitted], list[Admitted]]:
     """What two replicas have folded that had one log up to some place, and a log with all of it."""
-    log = draw(universes().map(lambda universe: universe.log) | filled_again())
+    histories = universes() | universes(kinds=BRANCHING, max_steps=40)
+    log = draw(histories.map(lambda universe: universe.log) | filled_again())
     place = draw(st.integers(0, len(log)))
     common, later = log[:place], log[place:]
     mine = draw(st.sets(st.sampled_from(["r0", "r1", "r2", "a", "b"])))
@@ -358,6 +396,23 @@ def test_the_branches_of_two_sides_are_those_of_all_their_changes(
         one, two = ({item.id for item in fold.on(line.id)} for fold in (either, other))
         assert one & two <= {item.id for item in line.history.items} <= one | two
         assert len(line.history.items) == len({item.id for item in line.history.items})
+
+
+def test_a_fork_that_one_side_has_and_what_was_written_on_it_that_the_other_has() -> None:
+    def change(origin: str, counter: int, kind: str, body: bytes, branch: str = MAIN_BRANCH) -> Change:
+        return Change(origin, counter, counter, 0, branch, kind, body)
+
+    common = [change("a", 1, APPEND, b'["one","two"]'), change("c", 1, APPEND, b'["late"]')]
+    mine = [change("a", 2, FORK, encode_fork("draft", {"c": 1}, {})), change("a", 3, APPEND, b'["mine"]', "a:2")]
+    removal = encode_removal(Item("a", 1, 0, 0, 0, b""))
+    theirs = [change("b", 1, APPEND, b'["theirs"]', "a:2"), change("b", 2, REMOVE, removal, "a:2")]
+    for known_here, known_there in ((common, common), (common[:1], common)):
+        ours = folded([Admitted(seq, 10, each) for seq, each in enumerate(known_here + mine, start=1)])
+        others = folded([Admitted(seq, 10, each) for seq, each in enumerate(known_there + theirs, start=1)])
+        for merged in (merge_states(ours, others), merge_states(others, ours)):
+            shown = [jsonvalue.decode(item.data) for item in merged.fold.on("a:2")]
+            assert shown[:2] == ["two", "late"]
+            assert set(shown[2:]) == {"mine", "theirs"}
 
 
 def test_two_branches_of_one_name_that_meet() -> None:

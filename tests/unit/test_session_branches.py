@@ -14,6 +14,7 @@ import pytest
 import localfirst
 from localfirst import ConfigurationError, SessionEvent, StoreCorrupt
 from localfirst.branches import MAX_NAME
+from localfirst.change import decode_change
 from localfirst.records import CHANGE, HERE, Rename, session_key, span
 from localfirst.session import Session
 
@@ -82,6 +83,8 @@ def test_metadata_is_of_all_branches(session: Session) -> None:
     session.switch("main")
     session.increment("count", 3)
     assert session.metadata() == {"a": 1, "count": 5}
+    changes = map(decode_change, session._store._local.log.run(KEY, 0, 100))
+    assert {change.branch for change in changes} == {"main"}
 
 
 def test_what_branches_tell(session: Session) -> None:
