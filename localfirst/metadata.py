@@ -278,15 +278,22 @@ def merge_registers(
 ) -> Register:
     """What two registers of one key become, of which each has folded writes that the other has not.
 
-    What replicas added counts from each side that has folded more of that replica. Else the later write stands.
+    What replicas added counts from each side that has folded more of that replica. Else the later write stands, also
+    where one side has set or deleted what both had added to.
     """
     later = max(mine, theirs, key=lambda each: (each.stamp.time, each.stamp.origin, each.stamp.seq))
     base = mine.base if mine.sums else mine.value
     if not (mine.sums or theirs.sums) or base != (theirs.base if theirs.sums else theirs.value):
         return later
+    origins = mine.sums.keys() | theirs.sums.keys()
+    if any(
+        folded_here(origin) == folded_there(origin) and mine.sums.get(origin, 0) != theirs.sums.get(origin, 0)
+        for origin in origins
+    ):
+        return later
     sums = {
         origin: (mine if folded_here(origin) >= folded_there(origin) else theirs).sums.get(origin, 0)
-        for origin in mine.sums.keys() | theirs.sums.keys()
+        for origin in origins
     }
     before = 0 if base is None else jsonvalue.decode(base) or 0
     try:

@@ -10,7 +10,17 @@ from localfirst import jsonvalue
 from localfirst.change import DELETE, INCREMENT, MAIN_BRANCH, PUT, Admitted, Change
 from localfirst.clock import pack
 from localfirst.fold import Fold, fold
-from localfirst.metadata import RULES, Conflict, Rule, encode_delete, encode_increment, encode_put
+from localfirst.metadata import (
+    RULES,
+    Conflict,
+    Register,
+    Rule,
+    Stamp,
+    encode_delete,
+    encode_increment,
+    encode_put,
+    merge_registers,
+)
 
 
 class History:
@@ -182,6 +192,14 @@ def test_merge_a_field_that_its_writer_had_seen_follows_it_whatever_else_changed
     history.put("c", {"x": "c"}, "merge", ms=1000, base=1)  # Had seen x of a, not y of b.
     history.put("d", {"y": "d"}, "merge", ms=1000, base=1)  # Had not seen y of b, which is later.
     assert history.value == {"x": "c", "y": "b"}
+
+
+@pytest.mark.parametrize("after", [None, b"0"])
+def test_what_was_replaced_on_one_side_does_not_come_back_when_two_states_meet(after: bytes | None) -> None:
+    added = Register(b"1", Stamp(pack(1), "a", 1), INCREMENT, {}, {"a": 1}, after)
+    replaced = Register(after, Stamp(pack(2), "b", 2), DELETE, {})
+    for one, other in ((added, replaced), (replaced, added)):
+        assert merge_registers(one, other, lambda _: 1, lambda _: 1) == replaced
 
 
 # Corners, as docs/metadata.md tells them.
