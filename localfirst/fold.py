@@ -76,6 +76,8 @@ class Awaiting(NamedTuple):
 class _Pending(NamedTuple):
     change: Change
     undo: Undo
+    before: int
+    """The highest counter of its origin until then: one less, unless a change is missing on this disk."""
 
 
 class Fold:
@@ -150,7 +152,8 @@ class Fold:
     def pending_change(self, counter: int) -> Change | None:
         """The pending change with this counter, if there is one."""
         place = counter - self._pending[0].change.counter if self._pending else -1
-        return self._pending[place].change if 0 <= place < len(self._pending) else None
+        found = self._pending[place].change if 0 <= place < len(self._pending) else None
+        return found if found is not None and found.counter == counter else None
 
     def forget_awaiting(self) -> None:
         """Drop what is awaited and not pending any more, because the history was replaced."""
@@ -160,11 +163,12 @@ class Fold:
 
     def pend(self, change: Change) -> Effect:
         """Put a change of this replica on top."""
+        before = self.counter(change.origin)
         effect, undo = self._apply(change, PENDING, change.time)
         if self.awaiting is not None and effect.key is not None:
             seen = Awaiting(effect.key, effect.conflict is None, effect.before and effect.before.value)
             self.awaiting.setdefault((change.time, change.body), seen)  # It may be put on top again.
-        self._pending.append(_Pending(change, undo))
+        self._pending.append(_Pending(change, undo, before))
         self._simple = self._simple and change.kind == APPEND and self._only_on_main(change)
         return effect
 
@@ -175,9 +179,9 @@ class Fold:
     def retract(self, count: int) -> None:
         """Take the last pending changes off again, which were not stored after all."""
         for _ in range(count):
-            change, undo = self._pending.pop()
+            change, undo, before = self._pending.pop()
             undo()
-            self.counters[change.origin] = change.counter - 1
+            self.counters[change.origin] = before
             if self.awaiting is not None:
                 self.awaiting.pop((change.time, change.body), None)
 
@@ -276,9 +280,9 @@ class Fold:
 
     def _undo_pending(self) -> None:
         while self._pending:
-            change, undo = self._pending.pop()
+            change, undo, before = self._pending.pop()
             undo()
-            self.counters[change.origin] = change.counter - 1
+            self.counters[change.origin] = before
         self._simple = True
 
     def _apply(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:

@@ -246,3 +246,13 @@ def test_an_entry_that_was_admitted_before_is_skipped_also_while_something_is_pe
     state.admit([Admitted(3, 0, first), Admitted(4, 0, second)])
     assert texts(state) == []
     assert state.counter("a") == 3
+
+
+def test_what_is_missing_below_what_is_pending_can_still_come_from_the_log() -> None:
+    """Invariant 2, on a damaged disk: only what was folded counts as folded."""
+    state = Fold()
+    state.pend(append("a", 3, "three"))
+    state.admit(log(append("a", 1, "one"), append("a", 2, "two")))
+    assert texts(state) == ["one", "two", "three"]
+    state.retract(1)
+    assert state.counter("a") == 2
