@@ -27,6 +27,7 @@ from localfirst.errors import (
     StoreClosed,
     StoreCorrupt,
     StoreFull,
+    StoreMoved,
     StoreUnwritable,
     SyncTimeout,
 )
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from localfirst.events import SessionEvent
     from localfirst.metadata import Conflict
     from localfirst.session import Session
-    from localfirst.status import Branch, Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
+    from localfirst.status import Branch, Quarantined, Recovered, SessionCheck, SessionInfo, StoreStatus, VerifyReport
     from localfirst.store import Store, open  # noqa: A004
 
 __version__ = VERSION
@@ -50,6 +51,7 @@ __all__ = [
     "LocalFirstError",
     "MalformedChange",
     "Quarantined",
+    "Recovered",
     "RemoteLost",
     "RemoteRejected",
     "RemoteUnavailable",
@@ -63,6 +65,7 @@ __all__ = [
     "StoreClosed",
     "StoreCorrupt",
     "StoreFull",
+    "StoreMoved",
     "StoreStatus",
     "StoreUnwritable",
     "SyncTimeout",
@@ -75,6 +78,7 @@ _HOMES = {
     "Branch": "localfirst.status",
     "Conflict": "localfirst.metadata",
     "Quarantined": "localfirst.status",
+    "Recovered": "localfirst.status",
     "Session": "localfirst.session",
     "SessionCheck": "localfirst.status",
     "SessionEvent": "localfirst.events",

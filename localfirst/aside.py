@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from localfirst.errors import ConfigurationError, StoreCorrupt, of_session
+from localfirst.errors import ConfigurationError, of_session
 from localfirst.records import ASIDE, KEY_BYTES, VOID, Aside, Direction, SessionKey, span
 from localfirst.rows import Rows
 
@@ -90,7 +90,7 @@ class Quarantine:
         try:
             return _decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StoreCorrupt(f"{self._rows.directory} holds a note that can't be decoded: {error}") from error
+            raise self._rows.damaged(f"holds a note that can't be decoded ({error})") from error
 
 
 def _row(key: SessionKey, direction: Direction) -> bytes:

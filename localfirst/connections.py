@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import sqlite3
 import threading
@@ -17,14 +16,16 @@ from typing import ClassVar, Final
 import diskcache
 from diskcache.core import DBNAME
 
-from localfirst.errors import StoreClosed, StoreUnwritable
+from localfirst.errors import StoreClosed, StoreMoved
 
-LOOK_SECONDS: Final = 1.0
-"""How often a process looks whether its directory is still there: a call that comes later than that does."""
+DATABASE: Final[str] = DBNAME
+"""The file, in its directory."""
 
 # Pages (4 KiB) of the write-ahead log from which an agent's write moves it into the database, if no worker did before.
 # Rarely: it costs milliseconds. With fsync sooner: a file that is written over syncs faster than one that grows.
 _CHECKPOINT_PAGES: Final = {False: 8192, True: 1000}
+PLACE_SECONDS: Final = 0.1
+"""How long a process may go on before it notices that its files were moved away: looking costs microseconds."""
 
 
 class Connection:
@@ -55,7 +56,7 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
     """
 
     making: ClassVar = threading.Lock()
-    """Held while a database file is made: nobody may have it open yet when its maker closes it."""
+    """Held while a database file is made or looked at: nobody may have it open yet when that is closed again."""
     _serials: ClassVar = itertools.count(1)
     _all: ClassVar[weakref.WeakSet[Connections]] = weakref.WeakSet()
 
@@ -66,14 +67,15 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         self._txn_id = None
         self._closed = False
         self._local = threading.local()
-        self._file = Path(directory, DBNAME)
-        self._place: tuple[int, int] | None = None
-        self._looked_at = -math.inf
         self._open: list[Connection] = []
         self._opening = threading.Lock()
+        self._file = os.path.join(self._directory, DBNAME)  # noqa: PTH118 - a path costs more than the look
+        self._place = _place_of(self._file)
+        self._checked_at = 0.0
         self.writing = threading.RLock()
         """Held by the thread of this process that writes: waiting for it is cheaper than being refused by SQLite."""
-        self._all.add(self)
+        with self.making:
+            self._all.add(self)
 
     @property
     def _con(self) -> sqlite3.Connection:
@@ -83,14 +85,31 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         """The calling thread's connection, with its lock, which the caller releases."""
         while True:
             connection = self._mine()
-            if time.monotonic() - self._looked_at > LOOK_SECONDS:
-                self._check_place()
             connection.lock.acquire()
             if connection.open:
                 return connection
             connection.lock.release()  # It was closed for a fork, or for good.
 
+    @classmethod
+    def is_used_here(cls, database: Path) -> bool:
+        """Whether this process has a database open. If so, no other code may open its files: closing them again would
+        drop SQLite's locks, which belong to the process. Hold `making`, for as long as they are looked at."""
+        place = _place_of(str(database))
+        return any(not store._closed and store._place == place for store in list(cls._all))
+
+    def check_place(self) -> None:
+        """Raise `StoreMoved` if the files are no longer where they were: SQLite would go on with them for ever."""
+        found = _place_of(self._file)
+        if found is None or found != self._place:
+            raise StoreMoved(
+                f"{self._directory} was moved away, replaced, deleted or put out of reach while it was open; nothing of"
+                " this call was stored: open the store again"
+            )
+        self._checked_at = time.monotonic()
+
     def _mine(self) -> Connection:
+        if time.monotonic() - self._checked_at > PLACE_SECONDS:
+            self.check_place()
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None or not connection.open:
             connection = self._connect()
@@ -100,26 +119,11 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         with self._opening:
             if self._closed:
                 raise StoreClosed(f"{self._directory} is closed: open it again")
+            self.check_place()
             self._close_orphans()
-            if self._place is not None:
-                self._check_place()  # Else it would be made anew, by whoever comes first.
             mine = self._local.connection = Connection(self._connect_sqlite(), next(self._serials))
             self._open.append(mine)
             return mine
-
-    def _check_place(self) -> None:
-        """SQLite goes on with a file that was deleted or replaced, where nobody else will ever find what it writes."""
-        try:
-            found = self._file.stat()
-            place = found.st_dev, found.st_ino
-        except OSError:
-            place = None
-        if place is None or place != (self._place or place):
-            raise StoreUnwritable(
-                f"{self._directory} was deleted, replaced or put out of reach while it was open; nothing of this call"
-                " was stored: close the store and open it again"
-            )
-        self._place, self._looked_at = place, time.monotonic()
 
     def _connect_sqlite(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
@@ -182,6 +186,14 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
             for store in stores:
                 store._opening.release()
             cls.making.release()
+
+
+def _place_of(file: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)  # noqa: PTH116 - a path costs more than the look
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _forking: list[object] = []

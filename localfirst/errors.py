@@ -31,11 +31,15 @@ class StoreClosed(LocalFirstError, RuntimeError):
 
 
 class StoreCorrupt(LocalFirstError):
-    """The local store holds something that localfirst did not write."""
+    """The local store holds something that localfirst did not write. Opened again, it saves what can be read."""
 
 
 class StoreUnwritable(LocalFirstError, OSError):
     """The local store can't be written; nothing of this call was stored."""
+
+
+class StoreMoved(StoreUnwritable):
+    """The files of the local store are not where they were when it was opened: open it again."""
 
 
 class StoreFull(LocalFirstError, OSError):

@@ -43,6 +43,10 @@ class SessionEvent(Enum):
     """(): everything written here is in the central store now."""
     QUARANTINED = "quarantined"
     """(reason): the session can't be synced until somebody acts; `Store.quarantined` tells in which direction."""
+    STORE_CORRUPT = "store_corrupt"
+    """(reason), on a store only: its database turned out to be damaged while it was open. Calls that meet the damage
+    raise `StoreCorrupt`; to open the store again saves what can be read, see `StoreStatus.recovered`. Told once, in a
+    thread of its own."""
     SESSION_EXPIRED = "session_expired"
     """(): nothing was written to the session for its `ttl`, and what was here of it is dropped."""
     SESSION_DELETED = "session_deleted"
@@ -65,6 +69,8 @@ class Listeners:
         except ValueError:
             known = ", ".join(f"SessionEvent.{known.name}" for known in SessionEvent)
             raise ConfigurationError(f"there is no event {event!r}: take one of {known}") from None
+        if key is not None and place[1] is SessionEvent.STORE_CORRUPT:
+            raise ConfigurationError("STORE_CORRUPT is no event of a session: register it with store.on()")
         with self._lock:
             self._callbacks[place] = [*self._callbacks.get(place, []), callback]
         return lambda: self._remove(place, callback)
@@ -94,6 +100,13 @@ class Listeners:
             _call(callback, event, arguments)
         for callback in self._callbacks.get((None, event), ()):
             _call(callback, event, (session_id, *arguments))
+
+    def emit_soon(self, event: SessionEvent, *arguments: Any) -> None:
+        """Tell of the store as a whole, in a thread of its own: whoever met it may hold locks."""
+        for callback in self._callbacks.get((None, event), ()):
+            threading.Thread(
+                target=_call, args=(callback, event, arguments), name="localfirst-event", daemon=True
+            ).start()
 
 
 def _call(callback: Callback, event: SessionEvent, arguments: tuple[Any, ...]) -> None:

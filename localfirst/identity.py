@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from localfirst.change import new_id
-from localfirst.errors import StoreCorrupt
 from localfirst.rows import RowExists, Rows
 
 _REPLICA: Final = b"s:replica"
-_HOST: Final = b"s:host"
+HOST: Final = b"s:host"
 _FOLLOWED: Final = b"s:followed:"
 _OFFERED: Final = b"s:offered:"
 _MOVING: Final = b"s:moving:"
@@ -35,7 +34,7 @@ class Identity:
                 self._rows.insert(_REPLICA, new_id().encode())
             found = self._rows.get(_REPLICA)
         if not found or not found.isascii():
-            raise StoreCorrupt(f"{self._rows.directory} holds no replica id")
+            raise self._rows.damaged("holds no replica id")
         return found.decode()
 
     def renew(self, known: str) -> str:
@@ -47,13 +46,13 @@ class Identity:
 
     def check_host(self, fingerprint: str) -> bool:
         """Note where this directory is. If it was elsewhere, or is a copy, it becomes another replica: False."""
-        if self._rows.get(_HOST) == fingerprint.encode():
+        if self._rows.get(HOST) == fingerprint.encode():
             return True
         with self._rows.transaction():
-            before = self._rows.get(_HOST)
+            before = self._rows.get(HOST)
             if before == fingerprint.encode():
                 return True
-            self._rows.put(_HOST, fingerprint.encode())
+            self._rows.put(HOST, fingerprint.encode())
             if before is not None:
                 self._rows.put(_REPLICA, new_id().encode())
             return before is None
@@ -99,7 +98,7 @@ class Identity:
         try:
             return int(found or 0)
         except ValueError:
-            raise StoreCorrupt(f"{self._rows.directory} holds no clock offset where one belongs") from None
+            raise self._rows.damaged("holds no clock offset where one belongs") from None
 
     def note_clock_offset(self, namespace: str, offset: int) -> None:
         """For those who open this directory when the central store can't be reached."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from localfirst.aside import Quarantine
 from localfirst.clock import CentralTime, HybridClock
-from localfirst.errors import StoreBusy, StoreClosed
+from localfirst.errors import LocalFirstError, StoreBusy, StoreClosed
 from localfirst.events import Listeners, News, SessionEvent, news_of
 from localfirst.fold import Fold
 from localfirst.identity import Identity, fingerprint
@@ -19,7 +21,9 @@ from localfirst.lives import end_life, last_life
 from localfirst.log import Log
 from localfirst.records import ANY_LIFE, Backlog, Head, Here, SessionKey
 from localfirst.resolvers import Resolvers
-from localfirst.rows import Rows, patiently
+from localfirst.rows import patiently
+from localfirst.salvage import open_rows, recovered
+from localfirst.status import Recovered
 from localfirst.turns import Owner, Turns
 from localfirst.unresolved import Conflicts, Unresolved
 from localfirst.view import OnBranch, Plan, View, Views, no_turn, on_main
@@ -28,6 +32,8 @@ from localfirst.writer import Writer
 T = TypeVar("T")
 Turn = Callable[[], int]
 
+_logger = logging.getLogger("localfirst")
+
 
 class Local:
     """Reads and writes sessions of one namespace in one directory; `soon` is what coroutines call."""
@@ -35,7 +41,13 @@ class Local:
     def __init__(
         self, path: Path, namespace: str, *, fsync: bool, listeners: Listeners, resolvers: Resolvers | None = None
     ) -> None:
-        rows = Rows(path / "data", fsync=fsync)
+        self._path = path
+        self._namespace = namespace
+        self._listeners = listeners
+        self._closed = False
+        self._told = False
+        self._unended: list[tuple[SessionKey, int]] = []
+        rows = open_rows(path / "data", fsync=fsync, told=self._on_damage)
         self.log = Log(rows)
         self.identity = Identity(rows)
         self.quarantine = Quarantine(rows)
@@ -47,10 +59,6 @@ class Local:
         self.resolvers = resolvers or Resolvers()
         self.wrote: Callable[[], None] | None = None
         """Called after each write, if there is somebody to be told."""
-        self._path = path
-        self._namespace = namespace
-        self._listeners = listeners
-        self._closed = False
         self._start()
 
     def _start(self) -> None:
@@ -62,6 +70,17 @@ class Local:
     def replica_id(self) -> str:
         """The name of this directory among the replicas."""
         return patiently(self.identity.replica_id)
+
+    def _on_damage(self, reason: str) -> None:
+        """Wherever it is met, in any thread."""
+        if not self._told:
+            self._told = True
+            self._listeners.emit_soon(SessionEvent.STORE_CORRUPT, reason)
+
+    def recovered(self) -> Recovered | None:
+        """What was saved from a damaged database, if it was."""
+        self.check_open()
+        return recovered(self.log.rows)
 
     def _make_view(self, key: SessionKey, session_id: str) -> View:
         listening = partial(self._listeners.any_for, key)
@@ -140,8 +159,30 @@ class Local:
         if view.expired:
             view.expired = False
             self._listeners.emit(key, session_id, SessionEvent.SESSION_EXPIRED)
+        if wrote and self._unended:
+            self._end_turns()
         if wrote and self.wrote is not None:
             self.wrote()
+
+    @contextmanager
+    def ending(self, key: SessionKey, turn: int) -> Iterator[None]:
+        """Around the end of a turn: if that can't be written (the disk is full, say), the next write ends the turn, so
+        that what is in it need not wait until it is taken for dead."""
+        try:
+            yield
+        except LocalFirstError:
+            self._unended.append((key, turn))
+            raise
+
+    def _end_turns(self) -> None:
+        with suppress(IndexError):
+            while True:
+                ended = self._unended.pop()
+                try:
+                    self.turns.end(*ended)
+                except LocalFirstError:
+                    self._unended.append(ended)
+                    return
 
     def delete(self, key: SessionKey, session_id: str, *, everywhere: bool) -> None:
         """Delete a session, at once here, and in the central store later; returns when no byte of it is on this disk.
@@ -168,9 +209,14 @@ class Local:
         patiently(self.log.rows.scrub)
 
     def expire(self, limit: float = 0.05) -> None:
-        """Drop sessions that expired and that the central store never had, as far as that takes no more than so many
-        seconds."""
-        deadline = time.monotonic() + limit
+        """Drop sessions that expired and that the central store never had, as far as the disk lets it and that takes
+        no more than so many seconds."""
+        try:
+            self._expire_some(time.monotonic() + limit)
+        except LocalFirstError as error:  # They are hidden all the same, and what is wrong is told where it matters.
+            _logger.warning("%s: what expired is not dropped now: %s", self._path, error)
+
+    def _expire_some(self, deadline: float) -> None:
         after: SessionKey | None = b""
         while after is not None and time.monotonic() < deadline:
             heads, after = patiently(partial(self.log.heads, self._namespace, after, 200))

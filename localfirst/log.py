@@ -25,7 +25,8 @@ from typing import Final
 import msgspec
 
 from localfirst.change import END, Change, decode_change, encode_change
-from localfirst.errors import MalformedChange, StoreCorrupt
+from localfirst.errors import MalformedChange
+from localfirst.holes import head_of_changes, mark_holes, slots_above
 from localfirst.lifetime import Lifetime
 from localfirst.records import (
     CHANGE,
@@ -58,7 +59,8 @@ SWEEP_ROWS: Final = 200
 STALE_SECONDS: Final = 3600.0
 """After which a volume that was never finished is removed."""
 
-_SETTLED: Final = b"s:settled"
+SETTLED: Final = b"s:settled"
+"""The row up to which nothing is pending."""
 _MAKING: Final = b"making"
 _ROWS_AT_ONCE: Final = 64
 _PAGES_AT_ONCE: Final = 8
@@ -83,12 +85,25 @@ class Log:
         return None if value is None else self._decode_head(value)
 
     def create(self, key: SessionKey, head: Head) -> bool:
-        """Make a session known here. False: it is already."""
+        """Make a session known here. False: it is already, or was, before its head was lost: it has its name again."""
+        if self.last_slot(key) and self._name(key, head):
+            return False
         try:
             self.rows.insert(HEAD + key, _encode(head))
         except RowExists:
             return False
         return True
+
+    def _name(self, key: SessionKey, head: Head) -> bool:
+        """Give changes that were saved from a damaged disk the head that they have lost. False: nothing to do."""
+        if self.head(key) is not None:
+            return False
+        with self.rows.transaction():
+            made = None if self.head(key) is not None else head_of_changes(self.rows, key, head)
+            if made is not None:
+                mark_holes(self.rows, key, made.bottom)
+                self.rows.put(HEAD + key, _encode(made))
+        return made is not None
 
     def append(self, key: SessionKey, slot: int, changes: Sequence[Change], lifetime: Lifetime | None = None) -> bool:
         """Store changes of this replica from a slot on, all or none. False: it is taken, read the rest first.
@@ -130,7 +145,7 @@ class Log:
         try:
             return Here() if value is None else _here_decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StoreCorrupt(f"{self.rows.directory} holds a branch that can't be decoded: {error}") from error
+            raise self.rows.damaged(f"holds a branch that can't be decoded ({error})") from error
 
     def stand(self, key: SessionKey, here: Here) -> None:
         """Note on which branch somebody stands."""
@@ -197,7 +212,7 @@ class Log:
             if rename is not None:
                 after = self._rename(key, after, rename)
             if after.acked < before.acked:
-                self.rows.put(_SETTLED, number(0))  # What was admitted is not any more.
+                self.rows.put(SETTLED, number(0))  # What was admitted is not any more.
             self.rows.put(HEAD + key, _encode(after))
             return after
 
@@ -239,7 +254,7 @@ class Log:
         self.rows.insert(_slot_key(key, after.offset), b"")
         for slot, change in enumerate(pending, start=after.offset + 1):
             self.rows.insert(_slot_key(key, slot), encode_change(change))
-        self.rows.put(_SETTLED, number(0))  # What was admitted is not any more.
+        self.rows.put(SETTLED, number(0))  # What was admitted is not any more.
         self.rows.put(HEAD + key, _encode(after))
         return after
 
@@ -259,7 +274,7 @@ class Log:
         for own in page.own:
             changes = self.run(key, own.slot - 1, own.count)
             if len(changes) < own.count:
-                raise StoreCorrupt(f"a change made here was admitted at {own.seq}, but is not on disk any more")
+                raise self.rows.damaged(f"lacks a change made here, which was admitted at {own.seq}")
             entries += [Kept(own.seq + place, own.admitted_at, data, b"") for place, data in enumerate(changes)]
         return sorted(entries)
 
@@ -352,12 +367,12 @@ class Log:
             head = self.head(key)
             if head is None or head.ending or self.last_slot(key) > head.acked:
                 return False
-        self.rows.put(_SETTLED, number(last))
+        self.rows.put(SETTLED, number(last))
         return True
 
     def _unsettled(self) -> Iterable[SessionKey]:
         """Sessions with changes of ours that were not seen settled yet."""
-        settled = int.from_bytes(self.rows.get(_SETTLED) or b"", "big")
+        settled = int.from_bytes(self.rows.get(SETTLED) or b"", "big")
         return [prefix[1:] for prefix in self._prefixes_since(settled, CHANGE, CHANGE)[0]]
 
     def _prefixes_since(self, rowid: int, first: bytes, last: bytes) -> tuple[set[bytes], int]:
@@ -371,26 +386,25 @@ class Log:
     # Decoding.
 
     def _slots(self, key: SessionKey, after: int) -> list[tuple[int, bytes]]:
-        rows = self.rows.range(*span(CHANGE + key, after))
-        return [(int.from_bytes(row_key[-8:], "big"), value) for row_key, value in rows]
+        return list(slots_above(self.rows, key, after).items())
 
     def _decode_head(self, value: bytes) -> Head:
         try:
             return _head_decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StoreCorrupt(f"{self.rows.directory} holds a head that can't be decoded: {error}") from error
+            raise self.rows.damaged(f"holds a head that can't be decoded ({error})") from error
 
     def _decode_change(self, value: bytes) -> Change:
         try:
             return decode_change(value)
         except MalformedChange as error:
-            raise StoreCorrupt(f"{self.rows.directory} holds a change that can't be decoded: {error}") from error
+            raise self.rows.damaged(f"holds a change that can't be decoded ({error})") from error
 
     def _decode_page(self, value: bytes) -> Page:
         try:
             return _page_decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StoreCorrupt(f"{self.rows.directory} holds a page that can't be decoded: {error}") from error
+            raise self.rows.damaged(f"holds a page that can't be decoded ({error})") from error
 
 
 def _slot_key(key: SessionKey, slot: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from localfirst.change import EMPTY_DIGEST, MAIN_BRANCH
+from localfirst.change import EMPTY_DIGEST, MAIN_BRANCH, extend_digest_by, hash_changes
 from localfirst.lifetime import FOR_EVER, Lifetime
 
 SessionKey = bytes
@@ -216,6 +216,13 @@ class Backlog(NamedTuple):
     bytes: int
     oldest: float
     """Unix time."""
+
+
+def digest_after_kept(digest: int, entries: list[Kept]) -> int:
+    """The digest of a log after more entries that are kept here."""
+    for entry in entries:
+        digest = extend_digest_by(digest, entry.admitted_at, hash_changes([entry.data]) if entry.data else entry.add)
+    return digest
 
 
 def number(value: int) -> bytes:

@@ -3,7 +3,8 @@
 diskcache brings the table, the unique index on (key, raw) and connections per thread. What it does by default and is
 wrong for data that must not be lost is switched off here: pickle, eviction, culling, values in files, memory-mapped
 reads, triggers and an index for an expiry that is not used. Keys and values are bytes; a row of any other kind was
-not written by this module and is refused unread, whatever it holds.
+not written by this module and is refused unread, whatever it holds. Each row has a checksum of both (in diskcache's
+column `tag`), which is looked at whenever the value is read: disks, and those who copy files, make mistakes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
+from zlib import crc32
 
 import diskcache
 from diskcache.core import DBNAME, MODE_RAW
@@ -33,7 +35,7 @@ from localfirst.errors import (
     StoreUnwritable,
 )
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 PATIENCE: Final = 30.0
 """Seconds to wait for other processes' commits before giving up with `StoreBusy`."""
 
@@ -46,14 +48,25 @@ _SETTINGS: Final = {
     "sqlite_mmap_size": 0,  # A truncated file must be an error, not a SIGBUS.
 }
 _FORMAT_KEY: Final = "localfirst_format"
-_INSERT: Final = f"INSERT INTO Cache (key, raw, store_time, mode, value) VALUES (?, 1, ?, {MODE_RAW}, ?)"
+_INSERT: Final = f"INSERT INTO Cache (key, raw, store_time, mode, tag, value) VALUES (?, 1, ?, {MODE_RAW}, ?, ?)"
 _INSERT_LAST: Final = (
-    f"INSERT INTO Cache (key, raw, store_time, mode, value) SELECT ?, 1, ?, {MODE_RAW}, ?"
+    f"INSERT INTO Cache (key, raw, store_time, mode, tag, value) SELECT ?, 1, ?, {MODE_RAW}, ?, ?"
     " WHERE NOT EXISTS (SELECT 1 FROM Cache WHERE key >= ? AND key < ?)"
 )
-_READABLE: Final = f"raw = 1 AND mode = {MODE_RAW} AND typeof(key) = 'blob' AND typeof(value) = 'blob'"
+READABLE: Final = f"raw = 1 AND mode = {MODE_RAW} AND typeof(key) = 'blob' AND typeof(value) = 'blob'"
+"""Of a row that this module may have written; the checksum tells whether it did."""
+_GUARD: Final = b"\0"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_OUT_OF_SHAPE: Final = ("no such", "decode", "malformed", "has no column")
+"""SQLite's words for a schema that is not the one that was made, and for text where bytes belong."""
+_LITTLE: Final = 1 << 16
+"""Bytes of free space that are none: SQLite asks for 32 KiB at once, and reports no more than a failed write."""
 
 T = TypeVar("T")
+
+
+class BadRow(StoreCorrupt):
+    """One row is not what was written. Others may be."""
 
 
 class RowExists(Exception):
@@ -76,6 +89,11 @@ class NoPickleDisk(diskcache.Disk):  # type: ignore[misc]
         _refuse("a value")
 
 
+def checksum(key: bytes, value: bytes) -> int:
+    """What tells a row that was written from one that was damaged since."""
+    return crc32(value, crc32(key))
+
+
 def _refuse(what: str) -> NoReturn:
     raise StoreCorrupt(
         f"diskcache was asked to convert {what}, which could run code: only rows.py reads and writes here"
@@ -95,18 +113,25 @@ class Rows:
     >>> rows.close()
     """
 
-    def __init__(self, directory: Path, *, fsync: bool = False) -> None:
+    def __init__(self, directory: Path, *, fsync: bool = False, on_damage: Callable[[str], None] | None = None) -> None:
         self.directory = directory
-        self.file = directory / DBNAME
+        self.file: Path = directory / DBNAME
+        self.on_damage = on_damage
+        """Called with what is wrong, wherever it is met; must be quick and not raise. None: nobody mends it."""
         _prepare_directory(directory)
         self._connections = Connections(directory, fsync=fsync)
-        patiently(self._open)
+        try:
+            patiently(self._open)
+        except BaseException:
+            self._connections.close()
+            raise
 
     def _open(self) -> None:
         if self._format() == FORMAT:
             return
-        with FileLock(self.directory.parent / f"{self.directory.name}.lock", mode=0o600):
+        with locked(self.directory.parent / f"{self.directory.name}.lock"):
             if self._format() is None:
+                self._check_free()
                 self._create()
         if (found := self._format()) != FORMAT:
             raise ConfigurationError(
@@ -123,6 +148,19 @@ class Rows:
                     raise
                 return None
             return row[0] if row else None
+
+    def _check_free(self) -> None:
+        """Raise, unless there is nothing yet, or what a process left that was killed while it made the database."""
+        with self._using() as execute:
+            tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            rows = execute(f"SELECT key, value, {READABLE}, tag FROM Cache") if "Cache" in tables else ()
+            ours = [readable and checksum(key, value) == tag for key, value, readable, tag in rows]
+        if any(ours):
+            raise self.damaged("has lost its settings")
+        if ours or tables - {"Settings", "Cache", "sqlite_sequence", "sqlite_stat1"}:
+            raise ConfigurationError(
+                f"{self.file} is a database that localfirst did not make: it was left alone; pass another path"
+            )
 
     def _create(self) -> None:
         with self._using():  # For its errors.
@@ -144,7 +182,7 @@ class Rows:
             finally:
                 connection.lock.release()
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            _translate(error, self.directory)
+            self._translate(error)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -167,27 +205,31 @@ class Rows:
     def snapshot(self) -> Iterator[None]:
         """All reads inside see one state."""
         with self._using() as execute:
-            execute("BEGIN")
+            connection = self._connections.acquire()
             try:
+                execute("BEGIN")
                 yield
             finally:
-                execute("COMMIT")
+                connection.lock.release()
+                if connection.sqlite.in_transaction:  # Else SQLite has ended it, for a fault of the disk.
+                    execute("COMMIT")
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
         with self._using() as execute:
-            row = execute(f"SELECT value, {_READABLE} FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchone()
+            row = execute(f"SELECT value, {READABLE}, tag FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchone()
         return None if row is None else self._checked(key, *row)
 
     def range(self, lower: bytes, upper: bytes, limit: int = -1, *, reverse: bool = False) -> list[tuple[bytes, bytes]]:
         """The rows with lower <= key < upper in the order of keys."""
         order = "DESC" if reverse else "ASC"
         query = (
-            f"SELECT key, value, {_READABLE} FROM Cache WHERE key >= ? AND key < ? ORDER BY key {order}, raw LIMIT ?"
+            f"SELECT key, value, {READABLE}, tag FROM Cache"
+            f" WHERE key >= ? AND key < ? ORDER BY key {order}, raw LIMIT ?"
         )
         with self._using() as execute:
             rows = execute(query, (lower, upper, limit)).fetchall()
-        return [(key, self._checked(key, value, readable)) for key, value, readable in rows]
+        return [(key, self._checked(key, value, readable, tag)) for key, value, readable, tag in rows]
 
     def keys(self, lower: bytes, upper: bytes) -> list[bytes]:
         """The keys with lower <= key < upper, in order."""
@@ -209,7 +251,7 @@ class Rows:
         """Add a row; raises `RowExists` if the key is taken."""
         with self._using() as execute, self._connections.writing:
             try:
-                execute(_INSERT, (key, time.time(), value))
+                execute(_INSERT, (key, time.time(), checksum(key, value), value))
             except sqlite3.IntegrityError:
                 raise RowExists from None
 
@@ -219,11 +261,12 @@ class Rows:
             connection = self._connections.acquire()
             try:
                 with self._connections.writing:
-                    added = connection.sqlite.execute(_INSERT_LAST, (key, time.time(), value, key, upper)).rowcount
+                    row = (key, time.time(), checksum(key, value), value, key, upper)
+                    added = connection.sqlite.execute(_INSERT_LAST, row).rowcount
             finally:
                 connection.lock.release()
         except sqlite3.Error as error:
-            _translate(error, self.directory)
+            self._translate(error)
         if not added:
             raise RowExists
 
@@ -232,9 +275,18 @@ class Rows:
         with self._using() as execute, self._connections.writing:
             execute(
                 f"{_INSERT} ON CONFLICT (key, raw)"
-                " DO UPDATE SET value = excluded.value, store_time = excluded.store_time",
-                (key, time.time(), value),
+                " DO UPDATE SET value = excluded.value, store_time = excluded.store_time, tag = excluded.tag",
+                (key, time.time(), checksum(key, value), value),
             )
+
+    def restore(self, found: Iterable[tuple[bytes, bytes, float]], *, once: bytes) -> None:
+        """Add rows with the times of their writing. Where a key is taken, the later row stands; of keys that begin with
+        `once`, the earlier."""
+        with self.transaction(), self._using() as execute:
+            for key, value, since in found:
+                clause = "IGNORE" if key.startswith(once) else "REPLACE"
+                row = (key, since, checksum(key, value), value)
+                execute(_INSERT.replace("INSERT", f"INSERT OR {clause}", 1), row)
 
     def delete_range(self, lower: bytes, upper: bytes, limit: int = -1) -> int:
         """Remove the rows with lower <= key < upper, the first of them up to a limit; returns how many. In a
@@ -244,8 +296,9 @@ class Rows:
         """
         with self._using() as execute:
             execute(
-                "INSERT OR REPLACE INTO Cache (rowid, key, raw, mode, value)"
-                f" VALUES ((SELECT max(rowid) + 1 FROM Cache), x'00', 1, {MODE_RAW}, x'')"
+                "INSERT OR REPLACE INTO Cache (rowid, key, raw, mode, tag, value)"
+                f" VALUES ((SELECT max(rowid) + 1 FROM Cache), ?, 1, {MODE_RAW}, ?, x'')",
+                (_GUARD, checksum(_GUARD, b"")),
             )
             return execute(
                 "DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache WHERE key >= ? AND key < ? LIMIT ?)",
@@ -262,7 +315,7 @@ class Rows:
         with self._using() as execute:
             found = {prefix for (prefix,) in execute(query, (length, rowid, last, lower, upper))}
         if not all(isinstance(prefix, bytes) and len(prefix) == length for prefix in found):
-            raise StoreCorrupt(f"{self.directory} holds a key that localfirst did not write")
+            raise self.damaged("holds a key that localfirst did not write")
         return found, last
 
     def measure(self, lower: bytes, upper: bytes) -> tuple[int, int, float]:
@@ -286,8 +339,15 @@ class Rows:
             finally:
                 connection.lock.release()
         except sqlite3.Error as error:
-            _translate(error, self.directory)
+            self._translate(error)
         return connection.serial, (number, connection.transactions)
+
+    def size(self) -> int:
+        """Bytes of the database, without the write-ahead log."""
+        try:
+            return self.file.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
@@ -321,12 +381,60 @@ class Rows:
         """Close the connections of all threads; later calls raise `StoreClosed`."""
         self._connections.close()
 
-    def _checked(self, key: bytes, value: Any, readable: int) -> bytes:
-        if not readable:
-            raise StoreCorrupt(
-                f"{self.directory} holds a row that localfirst did not write, at key {key!r:.80}; it was not read"
+    def check(self) -> str:
+        """What is wrong with the database as a whole; empty: nothing. Reads all of it, some 250 MB in a second."""
+        with self._using() as execute:
+            found = execute("PRAGMA integrity_check(1)").fetchone()[0]
+        return "" if found == "ok" else str(found)
+
+    def damaged(self, what: str, kind: type[StoreCorrupt] = StoreCorrupt) -> StoreCorrupt:
+        """The error that says what is wrong with the directory; it is noted, so that the next open looks into it."""
+        if self.on_damage is None:
+            return kind(f"{self.directory} {what}: restore it from a backup, or move it away")
+        self.on_damage(f"{self.directory} {what}")
+        return kind(f"{self.directory} {what}: open the store again, which saves what can still be read")
+
+    def _translate(self, error: Exception) -> NoReturn:
+        text = str(error)
+        if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
+            raise StoreClosed(f"{self.directory} was closed during the call: open it again") from error
+        if "too big" in text:
+            raise ItemTooLarge(
+                f"more than {self.directory} can hold in one row ({text}); nothing of this call was stored"
+            ) from error
+        if "locked" in text or "busy" in text:
+            raise StoreBusy(
+                f"{self.directory} is locked by another process; nothing of this call was stored: try again"
+            ) from error
+        self._connections.check_place()  # Else whatever is wrong is wrong with another file.
+        if "full" in text or ("disk I/O" in text and _is_full(self.directory)):
+            raise no_space(self.directory, error) from error
+        if isinstance(error, sqlite3.OperationalError) and not any(each in text for each in _OUT_OF_SHAPE):
+            raise StoreUnwritable(
+                f"{self.directory} can't be used ({text}); nothing of this call was stored"
+            ) from error
+        raise self.damaged(f"is damaged ({text})") from error
+
+    def _checked(self, key: bytes, value: Any, readable: int, tag: Any) -> bytes:
+        if not readable or crc32(value, crc32(key)) != tag:
+            raise self.damaged(
+                f"holds a row that localfirst did not write, at key {key!r:.80}; it was not read", BadRow
             )
         return value  # type: ignore[no-any-return]
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold an operating-system lock. Raises `StoreFull` or `StoreUnwritable` if its file can't be made."""
+    lock = FileLock(file, mode=0o600)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise file_error(file.parent, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def patiently(call: Callable[[], T], patience: float = PATIENCE) -> T:
@@ -356,29 +464,31 @@ def _prepare_directory(directory: Path) -> None:
     except FileExistsError:
         raise ConfigurationError(f"{directory} or its parent is a file: pass a path where a directory can be") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise no_space(directory, error) from error
         raise ConfigurationError(
             f"{directory} can't be created or written ({error}): pass another path, or change its permissions"
         ) from error
+    if file.is_dir():
+        raise ConfigurationError(f"{file} is a directory where a database belongs: move it away, or pass another path")
 
 
-def _translate(error: Exception, directory: Path) -> NoReturn:
-    text = str(error)
-    if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
-        raise StoreClosed(f"{directory} was closed during the call: open it again") from error
-    if "too big" in text:
-        raise ItemTooLarge(
-            f"more than {directory} can hold in one row ({text}); nothing of this call was stored"
-        ) from error
-    if "locked" in text or "busy" in text:
-        raise StoreBusy(
-            f"{directory} is locked by another process; nothing of this call was stored: try again"
-        ) from error
-    if "full" in text:
-        raise StoreFull(
-            f"no space for {directory} ({text}); nothing of this call was stored: free some space"
-        ) from error
-    if isinstance(error, sqlite3.OperationalError):
-        raise StoreUnwritable(f"{directory} can't be used ({text}); nothing of this call was stored") from error
-    raise StoreCorrupt(
-        f"{directory} is damaged ({text}): move it away and open again to fetch what was synced"
-    ) from error
+def no_space(directory: Path, error: Exception) -> StoreFull:
+    """The error that says so."""
+    return StoreFull(f"no space for {directory} ({error}); nothing of this call was stored: free some space")
+
+
+def file_error(directory: Path, error: OSError) -> StoreFull | StoreUnwritable:
+    """What an error of the operating system with one of a store's files means to its user."""
+    if error.errno in _FULL:
+        return no_space(directory, error)
+    return StoreUnwritable(f"{directory} can't be used ({error}); nothing of this call was stored")
+
+
+def _is_full(directory: Path) -> bool:
+    """Whether there is next to no space left, as far as the file system tells."""
+    try:
+        found = os.statvfs(directory)
+    except (OSError, AttributeError):  # Another operating system.
+        return False
+    return found.f_bavail * found.f_frsize < _LITTLE

@@ -10,6 +10,26 @@ State = Literal["local", "connecting", "online", "offline", "blocked", "stopped"
 
 
 @dataclass(frozen=True)
+class Recovered:
+    """What became of a database that was damaged. What could be read was saved when the store was opened."""
+
+    path: str | None
+    """The broken database, kept as it was: a directory. It is yours to look into and to remove; then this is gone."""
+    at: datetime
+    """UTC."""
+    reason: str
+    lost_changes: int
+    """Changes made here that are missing for certain. More may be, of which nothing is left that tells of them. Those
+    that had been sent come back from the central store."""
+    damaged_rows: int
+    """Rows that are not what was written."""
+    incomplete_sessions: int
+    """Sessions of which something is missing; they are read anew from the central store."""
+    nameless_sessions: int
+    """Sessions whose names are lost. What was written to them here comes back when they are next used by name."""
+
+
+@dataclass(frozen=True)
 class StoreStatus:
     """How a store and its central store stand to each other."""
 
@@ -38,6 +58,8 @@ class StoreStatus:
     """The central store, without credentials."""
     replica_id: str
     path: str
+    recovered: Recovered | None = None
+    """That the database was damaged, and what could be saved; None: it never was, or `recovered.path` was removed."""
 
 
 @dataclass(frozen=True)

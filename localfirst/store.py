@@ -322,6 +322,7 @@ class Store:
             remote=link.remote if link else None,
             replica_id=self._local.replica_id,
             path=str(self.path),
+            recovered=self._local.recovered(),
         )
 
     # What needs somebody to act.

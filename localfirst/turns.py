@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,9 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from localfirst.change import END, MAIN_BRANCH, Change, decode_change, in_turn, new_id
-from localfirst.errors import StoreCorrupt
 from localfirst.log import Log
 from localfirst.records import KEY_BYTES, TURN, Head, SessionKey, number, span
+from localfirst.rows import file_error
 
 IDLE_SECONDS: Final = 600.0
 """After so long without a write, a turn that was never ended is ended: its process may hang."""
@@ -49,8 +49,12 @@ class Owner:
         with self._taking:
             if self._lock is None:
                 self._name = new_id()
-                self._lock = FileLock(_file(self._directory, self._name), thread_local=False, mode=0o600)
-                self._lock.acquire()
+                lock = FileLock(_file(self._directory, self._name), thread_local=False, mode=0o600)
+                try:
+                    lock.acquire()
+                except OSError as error:
+                    raise file_error(self._directory, error) from error
+                self._lock = lock
             return self._name
 
     def release(self) -> None:
@@ -137,7 +141,20 @@ class Turns:
         try:
             return _decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StoreCorrupt(f"{self._rows.directory} holds a turn that can't be decoded: {error}") from error
+            raise self._rows.damaged(f"holds a turn that can't be decoded ({error})") from error
+
+
+def nobodys_turn() -> bytes:
+    """The row of a turn whose process is gone."""
+    return _encode(_Open("nobody"))
+
+
+def left_open(changes: Iterable[bytes]) -> set[int]:
+    """The turns among some changes (wire bytes, in order) whose ends are not."""
+    turns: set[int] = set()
+    for change in [decode_change(data) for data in changes if in_turn(data)]:
+        (turns.discard if change.kind == END else turns.add)(change.turn)
+    return turns
 
 
 def _ending(head: Head, last: int, newest: bytes | None, turn: int) -> Change:

@@ -119,6 +119,8 @@ class View:
         if self._checked.get(serial) == version:
             return
         rest = self._log.rest(self._key, self.fold.seq, self._slot, self._head.epoch)
+        if rest.head is None and self._log.last_slot(self._key) and not self._log.create(self._key, self._head):
+            rest = self._log.rest(self._key, self.fold.seq, self._slot, self._head.epoch)
         if rest.head is not None:
             try:
                 self._take(rest, rest.head, until)
@@ -221,7 +223,7 @@ class View:
         self._checked.clear()
         self.refresh()
         if self._slot <= taken and self._head.origin == origin:
-            raise StoreCorrupt(f"session {self._head.session_id!r}: change {taken + 1} is on disk and can't be read")
+            raise self._log.rows.damaged(f"has a change {taken + 1} of session {self._head.session_id!r}, unread")
 
     @property
     def unsent(self) -> int:
@@ -323,7 +325,7 @@ class View:
                 slot = first.slot + place
                 change = own.get(slot) or self.fold.pending_change(self._head.counter(slot))
                 if change is None and slot > self._slot:
-                    raise StoreCorrupt(f"change {slot} made here was admitted, but is not on disk any more")
+                    raise self._log.rows.damaged(f"lacks change {slot} made here, which was admitted")
                 entries.append(Admitted(first.seq + place, first.admitted_at, change or VOID))  # Folded already: void.
         entries.sort()
         return entries

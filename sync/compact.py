@@ -14,14 +14,14 @@ import msgspec
 
 from localfirst.change import Admitted, decode_change
 from localfirst.checkpoint import State, decode_state, encode_state, hash_of
-from localfirst.errors import RemoteRejected, StoreCorrupt, of_session
+from localfirst.errors import RemoteRejected, of_session
 from localfirst.fold import VOID
 from localfirst.log import PART_BYTES
-from localfirst.records import Head, Kept, SessionKey
+from localfirst.records import Head, Kept, SessionKey, digest_after_kept
 from sync.central.base import Checkpoint
 from sync.central.base import Head as RemoteHead
 from sync.retry import patiently
-from sync.site import Site, digest_after_kept
+from sync.site import Site
 
 _logger: Final = logging.getLogger("localfirst.sync")
 
@@ -91,7 +91,7 @@ async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
         folded.author = decode_change(entries[-1].data).origin if entries[-1].data else ""
         folded.bottom = max([folded.bottom] + [own.slot + own.count - 1 for own in page.own])
     if digest != head.digest:
-        raise StoreCorrupt("what is on this disk of the central log is not what was written")
+        raise site.log.rows.damaged(f"holds another log of session {head.session_id!r} than was written")
     return folded
 
 

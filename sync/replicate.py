@@ -169,7 +169,7 @@ class Replicator:
         return behind
 
     async def _pending(self, key: SessionKey, result: Round) -> _Batch | None:
-        for _ in range(_RENAMES):
+        for again in reversed(range(_RENAMES)):
             if (head := await self._site.head(key)) is None:
                 return None
             if await is_over(self._site, key, head):
@@ -179,8 +179,18 @@ class Replicator:
             found = await self._run(key, after)
             if found is not None:
                 return await self._batch(key, head, after, *found)
+            if not again:
+                await self._go_around(key, head, result)
             await asyncio.sleep(0)
-        raise StoreCorrupt("changes made here are on disk without their content")
+        return None
+
+    async def _go_around(self, key: SessionKey, head: Head, result: Round) -> None:
+        """A change made here is missing on this disk, and what stands behind it can't be sent under its number."""
+        (remote,) = await self._site.central.heads([head.session_id])
+        if remote is None and head.generation is not None:
+            await self._lost(key, head, result)
+        else:
+            await self._resync(key, head, result, "a change made here is missing on this disk")
 
     async def _batch(self, key: SessionKey, head: Head, after: int, changes: list[bytes], more: bool) -> _Batch | None:
         if not changes:

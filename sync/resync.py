@@ -29,6 +29,7 @@ from localfirst.checkpoint import MARKED, State, decode_state, encode_state, has
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
 from localfirst.fold import Fold
 from localfirst.history import Item, ItemId
+from localfirst.holes import first_hole, slots_above
 from localfirst.lifetime import Lifetime
 from localfirst.lives import ttl_set_by
 from localfirst.records import Head, Kept, Rename, SessionKey
@@ -295,6 +296,9 @@ class _Copy:
     async def result(self) -> Resynced:
         """The head that makes the volume the session's."""
         head, seen = self._head, self._seen.get(self._head.origin, 0)
+        acked = head.slot(max(seen, head.first - 1))
+        if self._twin is None and await patiently(partial(self._has_hole, acked)):
+            self._twin = acked + 1  # What was not sent can't go under its number.
         bottom = max(head.bottom, head.slot(head.first) - 1)
         if self._checkpoint is not None:
             bottom = max(bottom, head.slot(self._checkpoint.fold.counter(head.origin)))
@@ -305,7 +309,7 @@ class _Copy:
             generation=self._remote.generation if self._remote else None,
             seq=self._seq,
             digest=self._digest,
-            acked=head.slot(max(seen, head.first - 1)),
+            acked=acked,
             sent=0,
             epoch=head.epoch + 1,
             volume=self.volume,
@@ -318,6 +322,10 @@ class _Copy:
             expires_at=self._expires_at,
         )
         return Resynced(after, await rename_of(self._site, self._key, head, self._twin, self._same))
+
+    def _has_hole(self, after: int) -> bool:
+        """Whether a change made here that was not admitted is missing."""
+        return first_hole(slots_above(self._site.log.rows, self._key, after), after) is not None
 
 
 def _is_shown(change: Change, fold: Fold, items: dict[ItemId, Item]) -> bool:

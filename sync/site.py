@@ -9,7 +9,6 @@ from functools import partial
 from typing import NamedTuple
 
 from localfirst.aside import Quarantine
-from localfirst.change import extend_digest_by, hash_changes
 from localfirst.clock import CentralTime
 from localfirst.identity import Identity
 from localfirst.log import Log
@@ -118,10 +117,3 @@ class Site:
         """The entries of a volume above its floor, page by page."""
         async for page in self.pages(key, volume):
             yield await patiently(partial(self.log.entries, key, page))
-
-
-def digest_after_kept(digest: int, entries: list[Kept]) -> int:
-    """The digest of a log after more entries that are kept here."""
-    for entry in entries:
-        digest = extend_digest_by(digest, entry.admitted_at, hash_changes([entry.data]) if entry.data else entry.add)
-    return digest

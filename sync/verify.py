@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 from localfirst.change import EMPTY_DIGEST
 from localfirst.checkpoint import decode_state, hash_of
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected
-from localfirst.records import Head, SessionKey, session_key
+from localfirst.records import Head, SessionKey, digest_after_kept, session_key
 from sync.central.base import Head as RemoteHead
 from sync.central.base import Want
 from sync.central.digests import digest_after
 from sync.replicate import Refusal, Replicator
 from sync.retry import patiently
-from sync.site import Site, digest_after_kept
+from sync.site import Site
 
 _TRIES: Final = 5
 _LOST: Final = "it is not in the central store any more; the next sync sends it again"

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from localfirst.errors import LocalFirstError, RemoteLost, RemoteRejected, RemoteUnavailable, of_session
+from localfirst.errors import LocalFirstError, RemoteLost, RemoteRejected, RemoteUnavailable, StoreMoved, of_session
 from localfirst.records import Aside, Direction, Head, SessionKey, session_key
 from localfirst.turns import Turns
 from localfirst.version import VERSION
@@ -49,7 +49,9 @@ worker, with a probe of the connection for hints each minute, are fewer than one
 SWEEP_SECONDS: Final = 600.0
 """How often what expired is removed from the central store; at random, from half of it on, so that not all do."""
 SWEEP_SESSIONS: Final = 1000
-
+CHECK_BYTES: Final = 1 << 20, 256 << 20
+"""A database of a size in between is checked as a whole once: below, it was when it was opened, and beyond, it would
+take more than a second."""
 SETTLE_ROWS: Final = 1000
 """How many rows later it is noted again that nothing is pending."""
 
@@ -100,6 +102,7 @@ class Worker:
         self._seen_version: tuple[int, tuple[int, int]] | None = None
         self._seen_row = 0
         self._settled_row = 0
+        self._checked = False
         self._watching: asyncio.Task[None] | None = None
         self._told: tuple[object, ...] = ()
         self._sweep_at = time.monotonic() + SWEEP_SECONDS * random.uniform(0.1, 1.5)
@@ -186,9 +189,13 @@ class Worker:
     # The life of the leader.
 
     async def _safely(self, step: Callable[[], Awaitable[bool]]) -> bool:
-        """A step, whatever happens in it: nothing but cancellation ends the worker. False: it was not done."""
+        """A step, whatever happens in it: nothing but cancellation ends the worker, and that the directory is not in
+        its place any more. False: it was not done."""
         try:
             return await step()
+        except StoreMoved as error:  # Whoever has it open where it is now is to lead.
+            self._failed(error)
+            raise
         except Exception as error:  # Somebody must act, or a disk must heal, or it is a bug.
             self._failed(error)
         if self.leads:
@@ -314,6 +321,9 @@ class Worker:
     async def _maintain(self) -> None:
         """What would otherwise be paid for by an agent's call, or by the next start."""
         await self._move_log()
+        if not self._checked:
+            self._checked = True
+            await self._check()
         await self._replicator.tidy(_SWEEPS)
         if not self._dirty and self._seen_row - self._settled_row > SETTLE_ROWS:
             await patiently(self._log.mark_settled)
@@ -322,6 +332,12 @@ class Worker:
     async def _move_log(self) -> None:
         if self._log.rows.wal_bytes() > CHECKPOINT_BYTES:
             await asyncio.to_thread(self._log.rows.checkpoint)
+
+    async def _check(self) -> None:
+        """Look for damage that no read would meet, such as rows that an index hides."""
+        rows = self._log.rows
+        if CHECK_BYTES[0] < rows.size() <= CHECK_BYTES[1] and (wrong := await asyncio.to_thread(rows.check)):
+            raise rows.damaged(f"is damaged ({wrong})")
 
     # One try, and many.
 

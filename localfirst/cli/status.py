@@ -19,7 +19,7 @@ from localfirst.cli.interrupts import interruptible
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath
 from localfirst.cli.output import LOST, ago, console, count, duration, name, plain, print_json, size, state_text
 from localfirst.errors import RemoteLost
-from localfirst.status import StoreStatus
+from localfirst.status import Recovered, StoreStatus
 from localfirst.store import Store
 from sync.leader import is_led
 from sync.status import SyncStatus, published
@@ -153,9 +153,17 @@ def _rows(status: StoreStatus, quarantined: Sequence[str]) -> list[tuple[str, Te
         rows.insert(3, ("clock", Text(f"central store {status.clock_offset:+.3f} s")))
     if status.quarantined:
         rows.insert(1, ("quarantined", _quarantined(status.quarantined, quarantined)))
+    if status.recovered is not None:
+        rows.append(("damaged", Text(_recovered(status.recovered), style="red")))
     if status.last_error:
         rows.insert(1, ("error", Text(_error(status.last_error), style="red")))
     return rows
+
+
+def _recovered(found: Recovered) -> str:
+    lost = f"{count(found.lost_changes, 'change')} made here can't be read"
+    kept = f"; the broken database is kept in {plain(found.path)}" if found.path else ""
+    return f"{ago(found.at)}: what can be read was saved, {lost}{kept}"
 
 
 def _quarantined(number: int, sessions: Sequence[str]) -> Text:

@@ -12,6 +12,7 @@ from platformdirs import user_data_path
 
 import localfirst
 from localfirst.cli.exits import NoSession
+from localfirst.damage import note_file
 from localfirst.errors import ConfigurationError
 from localfirst.status import SessionInfo
 from localfirst.store import Store
@@ -27,7 +28,7 @@ def home(path: Path | None) -> Path:
 def to_read(path: Path | None, namespace: str) -> Iterator[Store]:
     """A store to look at, which must be there. It knows no central store: whoever closes one that does, syncs it."""
     directory = home(path)
-    if not (directory / "data").is_dir():
+    if not (directory / "data").is_dir() and not note_file(directory / "data").exists():
         raise ConfigurationError(f"there is no store in {directory}: name another by --store or $LOCALFIRST_HOME")
     with closing(open_local(directory, namespace)) as store:
         yield store

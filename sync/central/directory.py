@@ -24,7 +24,7 @@ from localfirst.errors import (
     RemoteVersionError,
     StoreBusy,
 )
-from localfirst.rows import Rows
+from localfirst.rows import BadRow, Rows
 from sync.central.base import (
     FORMAT_VERSION,
     KEEP_ENDED,
@@ -430,6 +430,8 @@ class DirectoryStore:
             return await patiently(call)
         except (ConfigurationError, RemoteRejected, RemoteUnavailable, RemoteVersionError):
             raise
+        except BadRow as error:  # The sessions of other rows go on.
+            raise RemoteRejected(f"the central store is damaged: {error}") from error
         except StoreBusy as error:
             raise RemoteUnavailable(f"the central store {self._directory} is locked by another process") from error
         except LocalFirstError as error:

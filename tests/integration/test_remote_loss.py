@@ -15,7 +15,7 @@ import pytest
 import redis
 
 import localfirst
-from localfirst import ConfigurationError, RemoteLost, RemoteRejected, SessionEvent, StoreUnwritable, connections
+from localfirst import ConfigurationError, RemoteLost, RemoteRejected, SessionEvent, StoreMoved, connections
 from localfirst.testing.servers import RedisServer, Server, fresh_database
 from sync.central import connect
 from tests.conftest import OwnRedis
@@ -422,7 +422,7 @@ def test_a_central_directory_that_is_deleted_under_its_users_is_filled_again(tmp
 def test_a_directory_that_is_deleted_under_its_store_is_told_and_comes_back_from_the_central_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "PLACE_SECONDS", 0.05)
     central = (tmp_path / "central").as_uri()
     store = localfirst.open(tmp_path / "a", remote=central, poll_interval=0.1)
     session = store.session("s")
@@ -437,7 +437,7 @@ def test_a_directory_that_is_deleted_under_its_store_is_told_and_comes_back_from
         lambda: list(store.sessions()),
     ]
     for call in calls:
-        with pytest.raises(StoreUnwritable, match="open it again"):
+        with pytest.raises(StoreMoved, match="open the store again"):
             call()
     store.close()
     assert not (tmp_path / "a" / "data").exists()

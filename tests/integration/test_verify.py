@@ -18,6 +18,7 @@ import localfirst
 from localfirst import ConfigurationError, RemoteRejected, SessionEvent, SyncTimeout
 from localfirst.change import Admitted, decode_change, new_id
 from localfirst.checkpoint import State, encode_state
+from localfirst.rows import checksum
 from localfirst.status import SessionCheck
 from sync.central import connect
 from sync.central.base import Checkpoint, Want
@@ -162,14 +163,15 @@ async def _alter_postgres(url: str) -> None:
 
 
 def _alter_rows(file: Path, kind: bytes) -> None:
-    """Change the first row of a kind that says Hello; the length stays."""
+    """Change the first row of a kind that says Hello, checksum and all: what a disk does, its checksum tells."""
     with closing(sqlite3.connect(file)) as connection, connection:
         key, value = next(
             (key, value)
             for key, value in connection.execute("SELECT key, value FROM Cache WHERE substr(key, 1, 1) = ?", (kind,))
             if b"Hello" in value
         )
-        connection.execute("UPDATE Cache SET value = ? WHERE key = ?", (value.replace(b"Hello", b"Jello"), key))
+        changed = value.replace(b"Hello", b"Jello")
+        connection.execute("UPDATE Cache SET value = ?, tag = ? WHERE key = ?", (changed, checksum(key, changed), key))
 
 
 def test_what_was_altered_behind_the_back_of_the_central_store(

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from localfirst.errors import StoreCorrupt
 from localfirst.records import CHANGE, HEAD, KEY_BYTES
 from localfirst.rows import RowExists, Rows
 from tests.simulation.world import WORLD
@@ -217,6 +218,12 @@ class MemoryRows(Rows):
     def version(self) -> tuple[int, tuple[int, int]]:
         self._life.check()
         return self._serial, (self.disk.commits - self._commits, self._transactions)
+
+    def size(self) -> int:
+        return 0
+
+    def damaged(self, what: str, kind: type[StoreCorrupt] = StoreCorrupt) -> StoreCorrupt:
+        return kind(what)
 
     def wal_bytes(self) -> int:
         return 0

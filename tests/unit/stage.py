@@ -20,6 +20,7 @@ from localfirst.errors import (
     RemoteUnavailable,
     RemoteVersionError,
     StoreClosed,
+    StoreMoved,
     StoreUnwritable,
 )
 from localfirst.giving_up import give_up
@@ -295,6 +296,19 @@ async def fail_here(stage: Stage) -> None:
     await stage.pass_time(LEAD_INTERVAL)
 
 
+async def move_away(stage: Stage) -> None:
+    """Whatever the state does next with the disk finds that it is not there."""
+
+    def fail(*_: Any) -> Any:
+        raise stage.error
+
+    stage.patch.setattr(stage.bench.log, "touched_since", fail)
+    stage.patch.setattr(stage.bench.log, "settle", fail)
+    stage.another().add("s", "written while it is away")
+    stage.central.release()
+    await stage.pass_time(LEAD_INTERVAL)
+
+
 async def write_here(stage: Stage) -> None:
     stage.bench.add("s", "written here")
     stage.host.wake()
@@ -457,6 +471,7 @@ EVENTS: Final[Mapping[str, Event]] = {
     "it is another one than before": Event(let_identify, ways={"turning": meet_another_store}),
     "it refuses one session": Event(let_refuse, ways={"turning": push_two_sessions}),
     "the local disk fails": Event(fail_here, errors=(StoreUnwritable("trouble"),)),
+    "the directory is moved away": Event(move_away, errors=(StoreMoved("trouble"),)),
     "a bug shows": Event(fail_here, errors=(ZeroDivisionError("trouble"),)),
     "this process writes": Event(write_here),
     "another process writes": Event(write_elsewhere),

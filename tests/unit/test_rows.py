@@ -21,7 +21,7 @@ import pytest
 from diskcache.core import DBNAME, MODE_PICKLE
 
 from localfirst import connections
-from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt, StoreFull, StoreUnwritable
+from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt, StoreFull, StoreMoved, StoreUnwritable
 from localfirst.rows import FORMAT, NoPickleDisk, RowExists, Rows, patiently
 
 
@@ -188,37 +188,37 @@ def test_a_second_store_on_the_directory_does_not_let_go_of_the_locks_of_the_fir
 
 
 @pytest.fixture
-def a_second_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def a_moment_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Time passes for those who look now and then."""
-    return lambda: monkeypatch.setattr(connections, "LOOK_SECONDS", 0.0)
+    return lambda: monkeypatch.setattr(connections, "PLACE_SECONDS", 0.0)
 
 
-def test_a_directory_that_was_deleted_is_noticed(rows: Rows, a_second_later: Callable[[], None]) -> None:
+def test_a_directory_that_was_deleted_is_noticed(rows: Rows, a_moment_later: Callable[[], None]) -> None:
     rows.insert(b"k", b"v")
     shutil.rmtree(rows.directory)
-    a_second_later()
+    a_moment_later()
     calls: list[Callable[[], Any]] = [
         lambda: rows.insert_last(b"l", b"v", b"m"),
         lambda: rows.get(b"k"),
         rows.version,
     ]
     for call in calls * 2:
-        with pytest.raises(StoreUnwritable, match=r"was deleted, replaced.*open it again"):
+        with pytest.raises(StoreMoved, match=r"was moved away, replaced, deleted.*open the store again"):
             call()
     assert not rows.directory.exists()
 
 
 def test_a_directory_that_was_replaced_is_noticed_by_every_thread(
-    rows: Rows, a_second_later: Callable[[], None]
+    rows: Rows, a_moment_later: Callable[[], None]
 ) -> None:
     """A thread that comes later opens the file anew: it must not find another store than the rest."""
     rows.insert(b"k", b"v")
     shutil.rmtree(rows.directory)
     with closing(Rows(rows.directory)) as other:
-        with ThreadPoolExecutor(1) as pool, pytest.raises(StoreUnwritable, match="deleted, replaced"):
+        with ThreadPoolExecutor(1) as pool, pytest.raises(StoreMoved, match="replaced, deleted"):
             pool.submit(rows.insert, b"thread", b"v").result()
-        a_second_later()
-        with pytest.raises(StoreUnwritable, match="deleted, replaced"):
+        a_moment_later()
+        with pytest.raises(StoreMoved, match="replaced, deleted"):
             rows.insert(b"here", b"v")
         assert other.keys(b"", b"z") == []
 
