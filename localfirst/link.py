@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localfirst.asking import Resolution, resolve_conflicts
-from localfirst.errors import ConfigurationError, LocalFirstError, of_session
+from localfirst.errors import ConfigurationError, LocalFirstError, StoreFull, StoreUnwritable, of_session
 from localfirst.events import Listeners, News, SessionEvent
 from localfirst.local import Local
 from localfirst.options import WorkerKind
@@ -131,7 +131,11 @@ class Link:
             return
         self._local.read(key, session_id, lambda fold: fold.seq)
         if not view.exists:
-            self._local.follow(key, session_id)
+            try:
+                self._local.follow(key, session_id)
+            except (StoreFull, StoreUnwritable) as error:
+                _logger.debug("not fetched: %s", of_session(session_id, str(error)))
+                return  # What is here can be read all the same.
         if self._must_ask(view, timeout) and self.host.may_wait_here():
             try:
                 self.ask(lambda worker: worker.fetch(session_id), timeout, self.what_is_missing)
@@ -146,7 +150,11 @@ class Link:
             return
         await self._local.read_soon(key, session_id, lambda fold: fold.seq)
         if not view.exists:
-            await self._local.follow_soon(key, session_id)
+            try:
+                await self._local.follow_soon(key, session_id)
+            except (StoreFull, StoreUnwritable) as error:
+                _logger.debug("not fetched: %s", of_session(session_id, str(error)))
+                return
         if self._must_ask(view, timeout):
             try:
                 await self.ask_soon(lambda worker: worker.fetch(session_id), timeout, self.what_is_missing)
@@ -156,7 +164,7 @@ class Link:
 
     def _must_ask(self, view: View, timeout: float) -> bool:
         """Whether a session that is read for the first time may be in the central store, and could be fetched."""
-        view.hydrated = view.head.generation is not None or not self.host.fetches
+        view.hydrated = view.head.seq > 0 or not self.host.fetches
         return not view.hydrated and timeout > 0 and self.host.status.state not in ("offline", "blocked")
 
     # How it stands.

@@ -68,8 +68,9 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._leave():
-            self._local.write(self._key, self._session_id, _END, turn=self._last)
-            patiently(partial(self._local.turns.close, self._key, self._number))
+            with self._local.ending(self._key, self._number):
+                self._local.write(self._key, self._session_id, _END, turn=self._last)
+                patiently(partial(self._local.turns.close, self._key, self._number))
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -78,8 +79,9 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._leave():
-            await self._local.write_soon(self._key, self._session_id, _END, turn=self._last)
-            await self._local.run_soon(partial(self._local.turns.close, self._key, self._number))
+            with self._local.ending(self._key, self._number):
+                await self._local.write_soon(self._key, self._session_id, _END, turn=self._last)
+                await self._local.run_soon(partial(self._local.turns.close, self._key, self._number))
 
     def _leave(self) -> bool:
         """Whether something was written that has to be ended."""
