@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 import struct
 import sys
 import tempfile
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,6 +29,7 @@ _INDEX_VERSION: Final = 3007000
 _INDEX_ALIVE: Final = 128
 """The byte of that file which every process that has the database open holds a lock on."""
 _LOG_HEADER: Final = 32
+_LEFT_SECONDS: Final = 60.0
 _FRAME: Final = struct.Struct(">II8s8s")
 
 
@@ -125,14 +128,20 @@ def _read_index(file: Path) -> tuple[_Index | None, bool]:
 
 def _recovered(log: Path) -> int:
     """How many frames SQLite takes of a log, tried on a copy."""
+    for left in log.parent.parent.glob("look-*"):  # By a process that was killed while it looked.
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=log.parent.parent, prefix="look-") as place:
         copy = Path(place, "copy.db")
         with closing(sqlite3.connect(copy)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
             connection.execute(f"PRAGMA page_size = {_page_size(log)}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("CREATE TABLE anything (at_all)")
         Path(f"{copy}-wal").write_bytes(log.read_bytes())
         with closing(sqlite3.connect(copy)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
             with suppress(sqlite3.Error):  # It is not the database of the log. What counts is how far that is read.
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
             return max(0, int(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]))

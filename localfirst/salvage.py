@@ -164,7 +164,7 @@ def _salvage(directory: Path) -> None:
     new, work = directory.with_name(f"{directory.name}.new"), directory.with_name(f"{directory.name}.look")
     for left in (new, work):
         shutil.rmtree(left, ignore_errors=True)  # Copies, of one that was cut off.
-    if _is_sound(directory):  # Whatever was met was no damage of the disk; or it was cut off behind the last step.
+    if _is_sound(directory, note.aside):  # Whatever was met was no damage of the disk; or a salvage was all but done.
         note_file(directory).unlink()
         return
     if not note.aside or not (directory.parent / note.aside).exists():
@@ -198,8 +198,8 @@ def _free_name(directory: Path) -> str:
     return name
 
 
-def _is_sound(directory: Path) -> bool:
-    """Look at all of it."""
+def _is_sound(directory: Path, aside: str) -> bool:
+    """Look at all of it. If the broken one was put `aside` already, only what was made of that will do."""
     if not (directory / DATABASE).exists() or evidence(directory / DATABASE):
         return False
     try:
@@ -209,13 +209,20 @@ def _is_sound(directory: Path) -> bool:
     try:
         if patiently(rows.check) or not _all_rows_readable(rows):
             return False
+        if aside and (directory.parent / aside).exists() and _aside_of(rows) != aside:
+            return False  # Somebody who opened it meanwhile has made it, new and empty.
         log = Log(rows)
-        keys = _sessions(rows)
-        return all((head := log.head(key)) is not None and is_whole(log, key, head) for key in keys)
+        heads = {key: log.head(key) for key in _sessions(rows)}
+        return all(head is None or is_whole(log, key, head) for key, head in heads.items())
     except StoreCorrupt:
         return False
     finally:
         rows.close()
+
+
+def _aside_of(rows: Rows) -> str | None:
+    found = rows.get(_RECOVERED)
+    return None if found is None else _decoder.decode(found).aside
 
 
 def _all_rows_readable(rows: Rows) -> bool:

@@ -373,6 +373,37 @@ def test_a_salvage_that_is_cut_off_at_its_very_end_is_not_done_again(path: Path)
     assert len(broken(path)) == 1
 
 
+def test_an_empty_database_in_place_of_one_that_was_put_aside_is_not_taken_for_the_saved_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that opened it in that very moment has made it; then all were killed."""
+    spoil(path, row_key("s", 5))
+    meet(path)
+
+    def cut(*_: Any) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(salvage, "_build", cut)
+        with pytest.raises(Cut):
+            opened(path)
+    Rows(path / "data").close()
+    with opened(path) as store:
+        assert contents(store) == ITEMS[:4] + ITEMS[5:]
+    assert len(broken(path)) == 2
+
+
+def test_a_session_without_a_name_is_no_new_damage(path: Path) -> None:
+    spoil(path, HEAD + session_key("default", "s"))
+    meet(path)
+    with opened(path):
+        pass
+    write_note(path / "data", Note("somebody thought so"))
+    with opened(path) as store:
+        assert contents(store) == ITEMS
+    assert len(broken(path)) == 1
+
+
 def test_a_database_in_which_nothing_is_wrong_stays(path: Path) -> None:
     write_note(path / "data", Note("somebody thought so"))
     with opened(path) as store:
