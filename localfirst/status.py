@@ -14,7 +14,8 @@ class Recovered:
     """What became of a database that was damaged. What could be read was saved when the store was opened."""
 
     path: str | None
-    """The broken database, kept as it was: a directory. It is yours to look into and to remove; then this is gone."""
+    """The broken database, kept as it was: a directory. It is yours to look into and to remove; then this is gone. What
+    is deleted from the store later is still in there."""
     at: datetime
     """UTC."""
     reason: str

@@ -23,6 +23,7 @@ from diskcache.core import DBNAME, MODE_PICKLE
 from localfirst import connections
 from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt, StoreFull, StoreMoved, StoreUnwritable
 from localfirst.rows import FORMAT, NoPickleDisk, RowExists, Rows, patiently
+from localfirst.salvage import open_rows
 
 
 @pytest.fixture
@@ -178,10 +179,13 @@ def test_only_the_owner_can_read_it_whatever_the_umask(tmp_path: Path, umask: in
         assert stat.S_IMODE(path.stat().st_mode) & 0o177 == 0, path
 
 
-def test_a_second_store_on_the_directory_does_not_let_go_of_the_locks_of_the_first(rows: Rows) -> None:
+@pytest.mark.parametrize("open_again", [Rows, open_rows])
+def test_a_second_store_on_the_directory_does_not_let_go_of_the_locks_of_the_first(
+    rows: Rows, open_again: Callable[[Path], Rows]
+) -> None:
     """SQLite's locks end when the process closes any descriptor of the file; others then take its log for left over."""
     rows.insert(b"k1", b"v")
-    with closing(Rows(rows.directory)):
+    with closing(open_again(rows.directory)):
         in_another_process(rows.directory)
         rows.insert(b"k2", b"v")
         assert in_another_process(rows.directory) == ["k1", "k2"]

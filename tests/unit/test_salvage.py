@@ -6,6 +6,8 @@ import logging
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,6 +21,7 @@ from diskcache.core import DBNAME
 import localfirst
 from localfirst import ConfigurationError, SessionEvent, Store, StoreCorrupt, StoreMoved, salvage
 from localfirst.damage import Note, note_file, read_note, write_note
+from localfirst.lives import end_life
 from localfirst.records import CHANGE, HEAD, session_key
 from localfirst.rows import Rows, checksum
 from localfirst.salvage import open_rows
@@ -188,6 +191,68 @@ def test_a_head_that_is_lost_comes_back_with_the_next_write_too(path: Path) -> N
     with opened(path) as store:
         store.session("s").add_message("user", "more")
         assert contents(store) == [*ITEMS, "more"]
+
+
+def test_what_was_deleted_does_not_come_back_when_its_head_is_lost(path: Path) -> None:
+    """Not even if it was all still on the disk."""
+    key = session_key("default", "s")
+    with opened(path) as store:
+        log = store._local.log
+        head = log.head(key)
+        assert head is not None
+        assert end_life(log, key, head) is not None
+        assert log.run(key, 0, 100)[:1] != [b""]
+    spoil(path, HEAD + key)
+    meet(path)
+    with opened(path) as store:
+        assert contents(store) == []
+        store.session("s").add_message("user", "more")
+    with opened(path) as store:
+        assert contents(store) == ["more"]
+
+
+def test_a_deletion_that_was_not_sent_and_a_time_to_live_outlast_damage(tmp_path: Path) -> None:
+    path, remote, key = tmp_path / "a", (tmp_path / "central").as_uri(), session_key("default", "s")
+    with localfirst.open(path, remote=remote, worker="none") as store:
+        store.session("s", ttl=3600).add_message("user", "of the life before")
+        store.flush(30)
+    with opened(path) as store:
+        store.delete("s")
+        for item in ITEMS[:3]:
+            store.session("s", ttl=7200).add_message("user", item)
+        last = store._local.log.last_slot(key)
+        before = store._local.log.head(key)
+    spoil(path, row_key("s", last - 1))
+    meet(path)
+    with localfirst.open(path, remote=remote, worker="none") as store:
+        assert contents(store) == [ITEMS[0], ITEMS[2]]
+        head = store._local.log.head(key)
+        assert before is not None
+        assert head is not None
+        assert (head.ending, head.lifetime) == (before.ending, before.lifetime)
+        assert (head.ending != "", head.ttl) == (True, 7_200_000)
+        store.flush(30)
+    with localfirst.open(tmp_path / "b", remote=remote, worker="none") as other:
+        other.refresh(30)
+        assert contents(other) == [ITEMS[0], ITEMS[2]]
+        assert other.session("s").expires_at is not None
+
+
+def test_a_log_from_which_deleted_rows_were_taken_is_no_damage(path: Path) -> None:
+    """Nor one of a process that was killed behind that."""
+    script = f"""
+import os, localfirst
+store = localfirst.open({str(path)!r}, remote="")
+store.delete("s")
+if {{more}}: store.session("good").add_message("user", "more")
+os._exit(0)
+"""
+    for more in (False, True):
+        subprocess.run([sys.executable, "-c", script.format(more=more)], check=True, timeout=60)
+        with opened(path) as store:
+            assert store.status().recovered is None
+            assert contents(store) == []
+            assert contents(store, "good") == ITEMS + ["more"] * more
 
 
 def test_an_identity_that_is_lost_is_made_anew(path: Path) -> None:
@@ -402,6 +467,19 @@ def test_a_session_without_a_name_is_no_new_damage(path: Path) -> None:
     with opened(path) as store:
         assert contents(store) == ITEMS
     assert len(broken(path)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_a_second_store_of_a_process_does_not_let_go_of_the_lock_by_which_others_see_the_first(path: Path) -> None:
+    """Else they would begin the index of the log anew, under it."""
+    index = path / "data" / f"{DBNAME}-shm"
+    look = f"import fcntl; fcntl.lockf(open({str(index)!r}, 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)"
+    with opened(path) as store:
+        store.session("s").add_message("user", "more")
+        with opened(path):
+            pass
+        done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False, timeout=60)
+        assert "BlockingIOError" in done.stderr
 
 
 def test_a_database_in_which_nothing_is_wrong_stays(path: Path) -> None:
