@@ -108,6 +108,7 @@ class Fold:
         None: nobody wants to know."""
         self._pending: deque[_Pending] = deque()
         self._expired_up_to = 0
+        self._hides = False  # A pending change says that its author began anew.
         self._admitted_items = 0  # Counts while what is pending is simple.
         self._simple = True  # Pending are appends to main only: then an acknowledgement in order moves nothing.
 
@@ -148,6 +149,10 @@ class Fold:
     def counter(self, origin: str) -> int:
         """The highest counter of an origin in it, pending ones included."""
         return self.counters.get(origin, 0)
+
+    def has_seen(self, origin: str) -> bool:
+        """Whether this life of the session has a change of an origin."""
+        return origin in self.counters and not self._hides
 
     def pending_change(self, counter: int) -> Change | None:
         """The pending change with this counter, if there is one."""
@@ -336,12 +341,12 @@ class Fold:
 
     def _hide(self) -> Undo:
         """What was before is not seen any more, as long as it is not known better."""
-        before = self.branches, self.metadata, self.conflicts
-        self._see(Branches(), {}, deque(maxlen=MAX_CONFLICTS))
+        before = self.branches, self.metadata, self.conflicts, self._hides
+        self._see(Branches(), {}, deque(maxlen=MAX_CONFLICTS), True)
         return partial(self._see, *before)
 
-    def _see(self, branches: Branches, metadata: dict[str, Register], conflicts: deque[Conflict]) -> None:
-        self.branches, self.metadata, self.conflicts = branches, metadata, conflicts
+    def _see(self, branches: Branches, metadata: dict[str, Register], conflicts: deque[Conflict], hides: bool) -> None:
+        self.branches, self.metadata, self.conflicts, self._hides = branches, metadata, conflicts, hides
 
     def _restore(self, key: str, register: Register | None) -> None:
         if register is None:

@@ -53,11 +53,27 @@ def last_life(log: Log, key: SessionKey, head: Head, now: int) -> int:
     return begins
 
 
-def end_life(log: Log, key: SessionKey, head: Head, *, keep: int | None = None, ending: str = "") -> Head | None:
+def is_spent(log: Log, key: SessionKey, head: Head, now: int, *, alone: bool) -> bool:
+    """Whether all that is here of a session has expired, as far as that can be told without the central store.
+
+    `alone`: that one can't be asked, so what it told last counts. What still waits for it is its to judge.
+    """
+    if head.ending or not head.ttl:
+        return False
+    last = log.last_slot(key)
+    if last > head.acked:
+        return head.generation is None and last_life(log, key, head, now) > last
+    return alone and head.generation is not None and 0 < head.expires_at <= now
+
+
+def end_life(
+    log: Log, key: SessionKey, head: Head, *, keep: int | None = None, deleted: bool = False, ending: str = ""
+) -> Head | None:
     """End the life of a session. What is pending from slot `keep` on begins the next one; None: nothing does.
 
-    `ending`: the life that is to be deleted in the central store, too. Returns the new head; None, and nothing is done,
-    if `head` is not the session's any more.
+    `deleted`: rather than expired; so no byte of it may stay, see `localfirst.log.Log.scrub`. `ending`: the life that is
+    to be deleted in the central store, too. Returns the new head; None, and nothing is done, if `head` is not the
+    session's any more.
     """
     with log.rows.transaction():
         if log.head(key) != head:
@@ -77,7 +93,7 @@ def end_life(log: Log, key: SessionKey, head: Head, *, keep: int | None = None, 
             lifetime=head.lifetime if kept else FOR_EVER,
             ending=ending,
         )
-        return log.restart(key, head, after, kept)
+        return log.restart(key, head, after, kept, scrub=deleted)
 
 
 def _renamed(log: Log, key: SessionKey, head: Head, keep: int, origin: str) -> list[Change]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from localfirst.aside import Quarantine
 from localfirst.clock import CentralTime, HybridClock
@@ -17,7 +17,7 @@ from localfirst.events import Listeners, News, SessionEvent, news_of
 from localfirst.fold import Fold
 from localfirst.identity import Identity, fingerprint
 from localfirst.lifetime import Wish
-from localfirst.lives import end_life, last_life
+from localfirst.lives import end_life, is_spent
 from localfirst.log import Log
 from localfirst.records import ANY_LIFE, Backlog, Head, Here, SessionKey
 from localfirst.resolvers import Resolvers
@@ -28,6 +28,9 @@ from localfirst.turns import Owner, Turns
 from localfirst.unresolved import Conflicts, Unresolved
 from localfirst.view import OnBranch, Plan, View, Views, no_turn, on_main
 from localfirst.writer import Writer
+
+SCRUB_SECONDS: Final = 1.0
+"""How long a deletion waits for those who read, so that nothing of it is left when it returns."""
 
 T = TypeVar("T")
 Turn = Callable[[], int]
@@ -187,9 +190,11 @@ class Local:
     def delete(self, key: SessionKey, session_id: str, *, everywhere: bool) -> None:
         """Delete a session, at once here, and in the central store later; returns when no byte of it is on this disk.
 
-        `everywhere`: there may be one in the central store of which nothing is known here.
+        `everywhere`: there may be one in a central store of which nothing is known here; as there may if this directory
+        ever followed one.
         """
         self.check_open()
+        everywhere = everywhere or patiently(partial(self.identity.followed, self._namespace)) is not None
         patiently(partial(self.log.create, key, self._new_head(session_id)))
         patiently(partial(self._end, key, everywhere))
         self.scrub()
@@ -199,34 +204,40 @@ class Local:
     def _end(self, key: SessionKey, everywhere: bool) -> None:
         while (head := self.log.head(key)) is not None:
             ending = head.ending or head.generation or (ANY_LIFE if everywhere else "")
-            if end_life(self.log, key, head, ending=ending) is not None:
+            if end_life(self.log, key, head, deleted=True, ending=ending) is not None:
                 return
 
-    def scrub(self) -> None:
-        """Take from this disk what was dropped, to the last byte."""
+    def scrub(self, patience: float = SCRUB_SECONDS) -> None:
+        """Take from this disk what was deleted, to the last byte. If somebody else reads, or copies it, for so many
+        seconds, a worker does the rest, or whoever opens the store next."""
         while patiently(self.log.sweep):
             pass
-        patiently(self.log.rows.scrub)
+        deadline = time.monotonic() + patience
+        while not patiently(self.log.is_scrubbed):
+            patiently(self.log.scrub)
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.002)
 
-    def expire(self, limit: float = 0.05) -> None:
-        """Drop sessions that expired and that the central store never had, as far as the disk lets it and that takes
-        no more than so many seconds."""
+    def expire(self, *, alone: bool, limit: float = 0.05) -> None:
+        """Drop sessions that expired, as far as the disk lets it and that takes no more than so many seconds. Unless
+        `alone`, those that the central store had are left to it."""
         try:
-            self._expire_some(time.monotonic() + limit)
+            self._expire_some(time.monotonic() + limit, alone=alone)
         except LocalFirstError as error:  # They are hidden all the same, and what is wrong is told where it matters.
             _logger.warning("%s: what expired is not dropped now: %s", self._path, error)
 
-    def _expire_some(self, deadline: float) -> None:
+    def _expire_some(self, deadline: float, *, alone: bool) -> None:
         after: SessionKey | None = b""
         while after is not None and time.monotonic() < deadline:
             heads, after = patiently(partial(self.log.heads, self._namespace, after, 200))
             for key, head in heads:
-                if head.ttl and head.generation is None and not head.ending:
-                    patiently(partial(self._expire, key, head))
+                if head.ttl and patiently(partial(self._expire, key, head, alone)):
+                    self._listeners.emit(key, head.session_id, SessionEvent.SESSION_EXPIRED)
 
-    def _expire(self, key: SessionKey, head: Head) -> None:
-        if last_life(self.log, key, head, self.time.now()) > self.log.last_slot(key) > head.acked:
-            end_life(self.log, key, head)
+    def _expire(self, key: SessionKey, head: Head, alone: bool) -> bool:
+        gone = is_spent(self.log, key, head, self.time.now(), alone=alone)
+        return gone and end_life(self.log, key, head) is not None
 
     async def run_soon(self, call: Callable[[], T]) -> T:
         """A small call, in its place among those of coroutines; a busy directory is waited for off the event loop."""

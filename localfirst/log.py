@@ -29,6 +29,7 @@ from localfirst.errors import MalformedChange
 from localfirst.holes import head_of_changes, mark_holes, slots_above
 from localfirst.lifetime import Lifetime
 from localfirst.records import (
+    ASIDE,
     CHANGE,
     GARBAGE,
     HEAD,
@@ -36,6 +37,8 @@ from localfirst.records import (
     KEY_BYTES,
     PAGE,
     PART,
+    TURN,
+    VOID,
     VOLUME_BYTES,
     Backlog,
     Head,
@@ -61,6 +64,7 @@ STALE_SECONDS: Final = 3600.0
 
 SETTLED: Final = b"s:settled"
 """The row up to which nothing is pending."""
+_SCRUB: Final = b"s:scrub"
 _MAKING: Final = b"making"
 _ROWS_AT_ONCE: Final = 64
 _PAGES_AT_ONCE: Final = 8
@@ -246,17 +250,40 @@ class Log:
             epoch=head.epoch + 1,
         )
 
-    def restart(self, key: SessionKey, before: Head, after: Head, pending: Sequence[Change]) -> Head:
+    def restart(
+        self, key: SessionKey, before: Head, after: Head, pending: Sequence[Change], *, scrub: bool = False
+    ) -> Head:
         """Begin a session anew: nothing of it stays but what is pending, behind all slots that were ever used. In a
-        transaction; the rest is removed later, see `sweep`."""
+        transaction; the rest is removed later, see `sweep`. `scrub`: to the last byte, see `scrub`."""
         after = msgspec.structs.replace(after, volume=os.urandom(VOLUME_BYTES))
         self.rows.put(GARBAGE + key + before.volume, b"")
         self.rows.insert(_slot_key(key, after.offset), b"")
         for slot, change in enumerate(pending, start=after.offset + 1):
             self.rows.insert(_slot_key(key, slot), encode_change(change))
+        for kind in (HERE, ASIDE, VOID) if pending else (HERE, ASIDE, VOID, TURN):
+            if self.rows.has_more(*span(kind + key), 0):
+                self.rows.delete_range(*span(kind + key))
+        if scrub:
+            self.rows.put(_SCRUB, os.urandom(VOLUME_BYTES))
         self.rows.put(SETTLED, number(0))  # What was admitted is not any more.
         self.rows.put(HEAD + key, _encode(after))
         return after
+
+    def scrub(self) -> bool:
+        """Take what was to be removed to the last byte from the write-ahead log, too, if that is still to be done. False:
+        it is not, or can't be done now."""
+        due = self.rows.get(_SCRUB)
+        if due is None or not self.rows.scrub():
+            return False
+        if not self.rows.has_more(*span(GARBAGE), 0):  # Else a copy may be left of what was removed.
+            with self.rows.transaction():
+                if self.rows.get(_SCRUB) == due:
+                    self.rows.delete_range(*_exactly(_SCRUB))
+        return False
+
+    def is_scrubbed(self) -> bool:
+        """Whether nothing is left of what was to be removed to the last byte."""
+        return self.rows.get(_SCRUB) is None
 
     def pages(self, key: SessionKey, volume: bytes, after: int = -1) -> list[Page]:
         """The next pages of a volume, that begin after a seq: a few, none at the end."""

@@ -370,10 +370,11 @@ class Rows:
         return True
 
     def scrub(self) -> bool:
-        """Take from the write-ahead log, too, what was deleted. False: another process reads; it is done later."""
+        """Take from the write-ahead log, too, what was deleted. False: somebody reads just now; try again."""
+        while self.give_back():
+            pass
+        self.checkpoint()  # Most of it, while others write.
         with self._using() as execute, self._connections.writing:
-            while execute("PRAGMA freelist_count").fetchone()[0]:
-                execute("PRAGMA incremental_vacuum(1000)").fetchall()
             busy, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 

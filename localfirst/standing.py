@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from localfirst import plans
+from localfirst.change import fork_of
 from localfirst.errors import ConfigurationError
 from localfirst.fold import Fold
 from localfirst.local import Local
@@ -47,11 +48,9 @@ class Standing:
         line = branches.named(self.name or "") if here is None else branches.find(here.branch, here.time)
         if line is None and here is None:
             raise plans.no_branch(self.name, fold)
-        if line is None and self._found:
-            raise ConfigurationError(
-                'this branch was deleted, or the session expired: switch() to another, for example to "main"'
-            )
-        line = line or branches.main  # What was remembered is not there any more.
+        if line is None and self._found and here is not None and fold.has_seen(fork_of(here.branch)[0]):
+            raise ConfigurationError('this branch was deleted: switch() to another, for example to "main"')
+        line = line or branches.main  # What was remembered is not there any more, or is of a life that is over.
         self._here, self._found = Here(line.id, line.time), True
         return line.id
 

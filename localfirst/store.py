@@ -148,7 +148,8 @@ class Store:
             ask=on_remote_loss == "ask",
         )
         self._local.wrote = self._link.host.wake if self._link else None
-        self._local.expire()
+        self._local.scrub(patience=0.0)
+        self._local.expire(alone=self._link is None)
         _stores.add(self)
 
     # Sessions.
@@ -230,13 +231,15 @@ class Store:
         """
         least = idle_for if isinstance(idle_for, (timedelta, type(None))) else timedelta(seconds=idle_for)
         stopped = {key for key, _ in self._stopped()}
+        self._local.expire(alone=self._link is None)
+        now = moment(pack(self._local.time.now())) or datetime.now(timezone.utc)
         for key, session_id in self._local.sessions(prefix):
             info = self._info(key, session_id, stopped=key in stopped)
             if info.updated_at is None:
                 if key in stopped and least is None:
                     yield info
                 continue  # Else it was only asked for.
-            if least is None or datetime.now(timezone.utc) - info.updated_at >= least:
+            if least is None or now - info.updated_at >= least:
                 yield info
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:

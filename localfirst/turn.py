@@ -67,7 +67,7 @@ class Turn:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._leave():
+        if self._leave() and self._local.turns.is_open(self._key, self._number):
             with self._local.ending(self._key, self._number):
                 self._local.write(self._key, self._session_id, _END, turn=self._last)
                 patiently(partial(self._local.turns.close, self._key, self._number))
@@ -78,7 +78,7 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._leave():
+        if self._leave() and await self._local.run_soon(partial(self._local.turns.is_open, self._key, self._number)):
             with self._local.ending(self._key, self._number):
                 await self._local.write_soon(self._key, self._session_id, _END, turn=self._last)
                 await self._local.run_soon(partial(self._local.turns.close, self._key, self._number))

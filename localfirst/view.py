@@ -332,6 +332,7 @@ class View:
 
     def _forget(self) -> None:
         self.fold, self._slot, self.size, self.loaded = self._new_fold(), 0, 0, False
+        self._wished = None  # It may be another life, for which nothing is set.
         self._checked.clear()
         if self.conflicts is not None:
             self.conflicts.forget()

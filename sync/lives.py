@@ -35,10 +35,9 @@ async def drop_life(site: Site, key: SessionKey, head: Head, how: Ended) -> bool
     keep = None
     if how == "expired":
         keep = await patiently(partial(last_life, site.log, key, head, site.time.now()))
-    if await patiently(partial(end_life, site.log, key, head, keep=keep)) is None:
+    if await patiently(partial(end_life, site.log, key, head, keep=keep, deleted=how == "deleted")) is None:
         return False
     _logger.info("session %r: %s; what was here of it is dropped", head.session_id, how)
-    await patiently(partial(site.quarantine.heal, key))
     site.tell(Over(key, head.session_id, how))
     return True
 

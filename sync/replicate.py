@@ -104,11 +104,16 @@ class Replicator:
         self._one_way = frozenset(one_way)
         behind = list(pull)
         for keys in self._batched(push):
-            await send_deletions(self._site, keys)
+            await self._send_deletions(keys)
             behind += await self._push_sessions(keys, result)
         for keys in self._batched(dict.fromkeys(behind)):
+            await self._send_deletions(keys)  # Else what was deleted here would come back for a while.
             await self._pull([key for key in keys if (key, "pull") not in result.refused], result)
         return result
+
+    async def _send_deletions(self, keys: Iterable[SessionKey]) -> None:
+        if not self._site.looks:
+            await send_deletions(self._site, keys)
 
     async def moved(self, heads: Sequence[tuple[SessionKey, Head]]) -> set[SessionKey]:
         """Which of some sessions are not where the central store is: one round trip, if it refuses none of them."""
@@ -340,7 +345,8 @@ class Replicator:
     # Pull.
 
     async def _pull(self, keys: Sequence[SessionKey], result: Round) -> None:
-        heads = [(key, head) for key in keys if (head := await self._site.head(key)) is not None]
+        found = [(key, head) for key in keys if (head := await self._site.head(key)) is not None]
+        heads = [(key, head) for key, head in found if not head.ending]
         if not heads:
             return
         wants = [Want(head.session_id, head.generation, head.seq, head.digest) for _, head in heads]
@@ -492,7 +498,7 @@ class Replicator:
 
     async def tidy(self, steps: int = 1 << 30) -> None:
         """Remove what is no longer used from this disk, in small steps."""
-        for step in (self._site.log.sweep, self._site.log.rows.give_back):
+        for step in (self._site.log.sweep, self._site.log.rows.give_back, self._site.log.scrub):
             while steps > 0 and await patiently(step):
                 steps -= 1
                 await asyncio.sleep(0)

@@ -130,6 +130,8 @@ async def _problem_here(site: Site, key: SessionKey, head: Head) -> str:
 
 
 async def _problem_there(site: Site, head: Head, remote: _Remote, *, full: bool) -> str:
+    if head.ending:
+        return ""  # It is to be deleted there.
     if remote is None:
         return "" if head.generation is None else _LOST
     if isinstance(remote, RemoteRejected):

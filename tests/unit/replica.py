@@ -9,7 +9,7 @@ from typing import Any
 from localfirst import jsonvalue
 from localfirst.aside import Quarantine
 from localfirst.change import APPEND
-from localfirst.clock import HybridClock, wall_time
+from localfirst.clock import CentralTime, HybridClock, wall_time
 from localfirst.identity import Identity
 from localfirst.log import Log
 from localfirst.records import Direction, Head, SessionKey, session_key
@@ -17,7 +17,7 @@ from localfirst.rows import Rows
 from localfirst.testing.memory import MemoryServer, MemoryStore
 from localfirst.view import Plan, View
 from sync.replicate import Refusal, Replicator, Round
-from sync.site import Limits, Lost, Notice, Settled, Site
+from sync.site import Limits, Lost, Notice, Over, Settled, Site
 
 
 class Replica:
@@ -39,7 +39,8 @@ class Replica:
         self.quarantine = Quarantine(self.rows)
         self.central = MemoryStore(server)
         self.told: list[Notice] = []
-        self.site = Site(self.log, self.central, "default", self.told.append, limits or Limits(), ask)
+        self.time = CentralTime(wall)
+        self.site = Site(self.log, self.central, "default", self.told.append, limits or Limits(), ask, time=self.time)
         self.replicator = Replicator(self.site)
 
     @property
@@ -54,9 +55,13 @@ class Replica:
     def lost(self) -> list[Lost]:
         return [notice for notice in self.told if isinstance(notice, Lost)]
 
+    @property
+    def over(self) -> list[str]:
+        return [notice.how for notice in self.told if isinstance(notice, Over)]
+
     def view(self, name: str) -> View:
         head = Head("default", name, self.origin)
-        return View(self.log, self.clock, session_key("default", name), head, lambda: False)
+        return View(self.log, self.clock, session_key("default", name), head, lambda: False, self.time)
 
     def write(self, name: str, plan: Plan, turn: int = 0) -> SessionKey:
         self.view(name).write(plan, fresh=True, turn=lambda: turn)
