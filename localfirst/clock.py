@@ -10,11 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Final
+from typing import Final, NamedTuple
 
 LOGICAL_BITS: Final = 16
 STEADY: Final = 50
 """Milliseconds by which two clocks may differ and count as the same."""
+WRONG: Final = 1000
+"""Milliseconds by which a clock is off that was trusted, so that what it told before is to be read anew."""
+ASK_AGAIN: Final = 10_000
+"""Milliseconds after which it is asked what other processes of the directory know of the central store's clock."""
 MOST_AHEAD: Final = 86_400_000 << LOGICAL_BITS
 
 
@@ -60,34 +64,59 @@ def clamp(timestamp: int, admitted_at: int) -> int:
     return min(timestamp, pack(admitted_at + 1) - 1)
 
 
+class Reckoning(NamedTuple):
+    """What is known in a directory of the central store's clock. Milliseconds."""
+
+    offset: int = 0
+    """By which it is ahead of this machine's."""
+    until: int = 0
+    """Times up to this one were given when less was known,"""
+    shift: int = 0
+    """and are this much too early."""
+
+
 class CentralTime:
     """What time it is by the central store's clock, as far as that is known here.
 
+    `known`: asked now and then, for another process may know better.
+
     >>> time = CentralTime(wall=lambda: pack(5_000))
-    >>> time.offset = -1_000
+    >>> time.reckoning = Reckoning(offset=-1_000)
     >>> time.now(), unpack_ms(time.timestamp())
     (4000, 4000)
     """
 
-    def __init__(self, wall: Callable[[], int] = wall_time) -> None:
-        self.offset = 0
-        """Milliseconds by which that clock is ahead of this machine's."""
+    def __init__(self, wall: Callable[[], int] = wall_time, known: Callable[[], Reckoning] | None = None) -> None:
+        self.reckoning = Reckoning() if known is None else known()
         self._wall = wall
+        self._known = known
+        self._asked = unpack_ms(wall())
 
     def now(self) -> int:
         """Unix milliseconds."""
-        return unpack_ms(self._wall()) + self.offset
+        wall = unpack_ms(self._wall())
+        if self._known is not None and not 0 <= wall - self._asked < ASK_AGAIN:
+            self._asked, self.reckoning = wall, self._known()
+        return wall + self.reckoning.offset
+
+    def of(self, ms: int) -> int:
+        """A time that was given here (Unix milliseconds), as is known now. It never becomes earlier."""
+        return ms + self.reckoning.shift if ms <= self.reckoning.until else ms
 
     def measured(self, there: int, asked_at: float) -> None:
         """That clock told its time (Unix milliseconds), when it was asked at a Unix time and answered just now."""
-        answered_at = unpack_ms(self._wall()) / 1000
-        offset = there - (asked_at + answered_at) * 500
-        if abs(offset - self.offset) > (answered_at - asked_at) * 500 + STEADY:
-            self.offset = round(offset)  # Else it may as well be the line: what expired does not come back for that.
+        answered = unpack_ms(self._wall())
+        before, until, shift = self.reckoning
+        offset = round(there - asked_at * 500 - answered / 2)
+        if abs(offset - before) <= (answered - asked_at * 1000) / 2 + STEADY:
+            return  # It may as well be the line: what expired does not come back for that.
+        if abs(offset - before) > WRONG:
+            until, shift = answered + before, max(0, offset - before, offset - before + shift)
+        self.reckoning = Reckoning(offset, until, shift)
 
     def timestamp(self) -> int:
         """As `wall_time`."""
-        return self._wall() + (self.offset << LOGICAL_BITS)
+        return self._wall() + (self.reckoning.offset << LOGICAL_BITS)
 
 
 class HybridClock:

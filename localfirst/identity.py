@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from localfirst.change import new_id
+from localfirst.clock import Reckoning
 from localfirst.rows import RowExists, Rows
 
 _REPLICA: Final = b"s:replica"
@@ -92,18 +93,18 @@ class Identity:
         with self._rows.transaction():
             self._rows.delete_range(moving, moving + b"\0")
 
-    def clock_offset(self, namespace: str) -> int:
-        """Milliseconds by which the central store's clock is ahead, as it was last measured; 0 before that."""
+    def reckoning(self, namespace: str) -> Reckoning:
+        """What is known of the central store's clock, as it was last measured."""
         found = self._text(_OFFSET, namespace)
         try:
-            return int(found or 0)
-        except ValueError:
+            return Reckoning(*map(int, (found or "").split()))
+        except (ValueError, TypeError):
             raise self._rows.damaged("holds no clock offset where one belongs") from None
 
-    def note_clock_offset(self, namespace: str, offset: int) -> None:
-        """For those who open this directory when the central store can't be reached."""
-        if self.clock_offset(namespace) != offset:
-            self._rows.put(_row(_OFFSET, namespace), b"%d" % offset)
+    def note_reckoning(self, namespace: str, reckoning: Reckoning) -> None:
+        """For other processes, and for those who open this directory when the central store can't be reached."""
+        if self.reckoning(namespace) != reckoning:
+            self._rows.put(_row(_OFFSET, namespace), b"%d %d %d" % reckoning)
 
     def is_offered(self, namespace: str) -> bool:
         """Whether somebody is to say whether another central store is to be followed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from localfirst.change import BEGIN, MAIN_BRANCH, TOUCH, Change, decode_change, derived_id, may_be_touch
-from localfirst.clock import unpack_ms
+from localfirst.clock import CentralTime, unpack_ms
 from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_touch
 from localfirst.log import Log
 from localfirst.records import Head, SessionKey, number
@@ -36,15 +36,14 @@ def touched(lifetime: Lifetime, changes: Iterable[bytes]) -> Lifetime:
     return lifetime
 
 
-def last_life(log: Log, key: SessionKey, head: Head, now: int) -> int:
+def last_life(log: Log, key: SessionKey, head: Head, time: CentralTime) -> int:
     """The slot at which what is pending begins that has not expired; one behind the last if all has.
 
-    `now`: Unix milliseconds, by the clock of the central store. Pending changes renew each other, until there is one
-    that says that its author began anew.
+    Pending changes renew each other, until there is one that says that its author began anew.
     """
     last = log.last_slot(key)
     newest = log.change(key, last)
-    if head.ttl and (newest is None or unpack_ms(decode_change(newest).time) + head.ttl <= now):
+    if head.ttl and (newest is None or time.of(unpack_ms(decode_change(newest).time)) + head.ttl <= time.now()):
         return last + 1
     begins = head.acked + 1
     for slot, data in enumerate(log.run(key, head.acked, 1 << 62), start=begins):
@@ -53,7 +52,7 @@ def last_life(log: Log, key: SessionKey, head: Head, now: int) -> int:
     return begins
 
 
-def is_spent(log: Log, key: SessionKey, head: Head, now: int, *, alone: bool) -> bool:
+def is_spent(log: Log, key: SessionKey, head: Head, time: CentralTime, *, alone: bool) -> bool:
     """Whether all that is here of a session has expired, as far as that can be told without the central store.
 
     `alone`: that one can't be asked, so what it told last counts. What still waits for it is its to judge.
@@ -62,18 +61,15 @@ def is_spent(log: Log, key: SessionKey, head: Head, now: int, *, alone: bool) ->
         return False
     last = log.last_slot(key)
     if last > head.acked:
-        return head.generation is None and last_life(log, key, head, now) > last
-    return alone and head.generation is not None and 0 < head.expires_at <= now
+        return head.generation is None and last_life(log, key, head, time) > last
+    return alone and head.generation is not None and 0 < head.expires_at <= time.now()
 
 
-def end_life(
-    log: Log, key: SessionKey, head: Head, *, keep: int | None = None, deleted: bool = False, ending: str = ""
-) -> Head | None:
+def end_life(log: Log, key: SessionKey, head: Head, *, keep: int | None = None, ending: str = "") -> Head | None:
     """End the life of a session. What is pending from slot `keep` on begins the next one; None: nothing does.
 
-    `deleted`: rather than expired; so no byte of it may stay, see `localfirst.log.Log.scrub`. `ending`: the life that is
-    to be deleted in the central store, too. Returns the new head; None, and nothing is done, if `head` is not the
-    session's any more.
+    `ending`: the life that is to be deleted in the central store, too. Returns the new head; None, and nothing is done,
+    if `head` is not the session's any more.
     """
     with log.rows.transaction():
         if log.head(key) != head:
@@ -93,7 +89,7 @@ def end_life(
             lifetime=head.lifetime if kept else FOR_EVER,
             ending=ending,
         )
-        return log.restart(key, head, after, kept, scrub=deleted)
+        return log.restart(key, head, after, kept)
 
 
 def _renamed(log: Log, key: SessionKey, head: Head, keep: int, origin: str) -> list[Change]:

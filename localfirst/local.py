@@ -57,8 +57,7 @@ class Local:
         self.turns = Turns(self.log)
         self.owner = Owner(path)
         patiently(partial(self.identity.check_host, fingerprint(rows.file)))
-        self.time = CentralTime()
-        self.time.offset = patiently(partial(self.identity.clock_offset, namespace))
+        self.time = CentralTime(known=partial(patiently, partial(self.identity.reckoning, namespace)))
         self.resolvers = resolvers or Resolvers()
         self.wrote: Callable[[], None] | None = None
         """Called after each write, if there is somebody to be told."""
@@ -187,27 +186,27 @@ class Local:
                     self._unended.append(ended)
                     return
 
-    def delete(self, key: SessionKey, session_id: str, *, everywhere: bool) -> None:
+    def delete(self, key: SessionKey, session_id: str, *, everywhere: bool, patience: float = SCRUB_SECONDS) -> None:
         """Delete a session, at once here, and in the central store later; returns when no byte of it is on this disk.
 
         `everywhere`: there may be one in a central store of which nothing is known here; as there may if this directory
-        ever followed one.
+        ever followed one. `patience`: see `scrub`.
         """
         self.check_open()
         everywhere = everywhere or patiently(partial(self.identity.followed, self._namespace)) is not None
         patiently(partial(self.log.create, key, self._new_head(session_id)))
         patiently(partial(self._end, key, everywhere))
-        self.scrub()
+        self.scrub(patience)
         if self.wrote is not None:
             self.wrote()
 
     def _end(self, key: SessionKey, everywhere: bool) -> None:
         while (head := self.log.head(key)) is not None:
             ending = head.ending or head.generation or (ANY_LIFE if everywhere else "")
-            if end_life(self.log, key, head, deleted=True, ending=ending) is not None:
+            if end_life(self.log, key, head, ending=ending) is not None:
                 return
 
-    def scrub(self, patience: float = SCRUB_SECONDS) -> None:
+    def scrub(self, patience: float) -> None:
         """Take from this disk what was deleted, to the last byte. If somebody else reads, or copies it, for so many
         seconds, a worker does the rest, or whoever opens the store next."""
         while patiently(self.log.sweep):
@@ -236,7 +235,7 @@ class Local:
                     self._listeners.emit(key, head.session_id, SessionEvent.SESSION_EXPIRED)
 
     def _expire(self, key: SessionKey, head: Head, alone: bool) -> bool:
-        gone = is_spent(self.log, key, head, self.time.now(), alone=alone)
+        gone = is_spent(self.log, key, head, self.time, alone=alone)
         return gone and end_life(self.log, key, head) is not None
 
     async def run_soon(self, call: Callable[[], T]) -> T:

@@ -250,11 +250,9 @@ class Log:
             epoch=head.epoch + 1,
         )
 
-    def restart(
-        self, key: SessionKey, before: Head, after: Head, pending: Sequence[Change], *, scrub: bool = False
-    ) -> Head:
+    def restart(self, key: SessionKey, before: Head, after: Head, pending: Sequence[Change]) -> Head:
         """Begin a session anew: nothing of it stays but what is pending, behind all slots that were ever used. In a
-        transaction; the rest is removed later, see `sweep`. `scrub`: to the last byte, see `scrub`."""
+        transaction; the rest is removed later, see `sweep` and `scrub`."""
         after = msgspec.structs.replace(after, volume=os.urandom(VOLUME_BYTES))
         self.rows.put(GARBAGE + key + before.volume, b"")
         self.rows.insert(_slot_key(key, after.offset), b"")
@@ -263,15 +261,18 @@ class Log:
         for kind in (HERE, ASIDE, VOID) if pending else (HERE, ASIDE, VOID, TURN):
             if self.rows.has_more(*span(kind + key), 0):
                 self.rows.delete_range(*span(kind + key))
-        if scrub:
-            self.rows.put(_SCRUB, os.urandom(VOLUME_BYTES))
+        self.must_scrub()
         self.rows.put(SETTLED, number(0))  # What was admitted is not any more.
         self.rows.put(HEAD + key, _encode(after))
         return after
 
+    def must_scrub(self) -> None:
+        """What is removed just now is to be removed to the last byte, see `scrub`."""
+        self.rows.put(_SCRUB, os.urandom(VOLUME_BYTES))
+
     def scrub(self) -> bool:
-        """Take what was to be removed to the last byte from the write-ahead log, too, if that is still to be done. False:
-        it is not, or can't be done now."""
+        """Take what was removed from the write-ahead log, too, if that is still to be done. False: it need not be done
+        now once more."""
         due = self.rows.get(_SCRUB)
         if due is None or not self.rows.scrub():
             return False
@@ -285,9 +286,9 @@ class Log:
         """Whether nothing is left of what was to be removed to the last byte."""
         return self.rows.get(_SCRUB) is None
 
-    def pages(self, key: SessionKey, volume: bytes, after: int = -1) -> list[Page]:
+    def pages(self, key: SessionKey, volume: bytes, after: int = -1, limit: int = _PAGES_AT_ONCE) -> list[Page]:
         """The next pages of a volume, that begin after a seq: a few, none at the end."""
-        rows = self.rows.range(*span(PAGE + key + volume, after), _PAGES_AT_ONCE)
+        rows = self.rows.range(*span(PAGE + key + volume, after), limit)
         return [self._decode_page(value) for _, value in rows]
 
     def page_ends(self, key: SessionKey, head: Head) -> list[int]:
@@ -354,7 +355,10 @@ class Log:
                 return
             spans = [span(kind + key + volume) for kind in (PART, PAGE)]
             if head is not None:
-                spans.append(span(CHANGE + key, last=min(head.bottom, self.last_slot(key) - 1)))
+                last = self.last_slot(key)
+                spans.append(span(CHANGE + key, last=min(head.bottom, last - 1)))
+                if 0 < last <= min(head.bottom, head.acked) and self.change(key, last) is not None:
+                    self.rows.put(_slot_key(key, last), b"")  # It is folded, too; only its place is needed.
             for lower, upper in spans:
                 limit -= self.rows.delete_range(lower, upper, limit)
                 if limit <= 0:

@@ -112,7 +112,7 @@ class View:
         ttl = self.fold.lifetime.ttl
         if not ttl:
             return 0
-        return max(self._head.expires_at, self._renewed + ttl if self.unsent else 0)
+        return max(self._head.expires_at, self._time.of(self._renewed) + ttl if self.unsent else 0)
 
     def _read(self, until: int | None) -> None:
         serial, version = self._log.rows.version()

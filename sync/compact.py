@@ -16,12 +16,16 @@ from localfirst.change import Admitted, decode_change
 from localfirst.checkpoint import State, decode_state, encode_state, hash_of
 from localfirst.errors import RemoteRejected, of_session
 from localfirst.fold import VOID
-from localfirst.log import PART_BYTES
+from localfirst.log import PART_BYTES, Log
 from localfirst.records import Head, Kept, SessionKey, digest_after_kept
 from sync.central.base import Checkpoint
 from sync.central.base import Head as RemoteHead
 from sync.retry import patiently
 from sync.site import Site
+
+EXPIRED_MS: Final = 600_000
+"""Milliseconds for which an expired item may stay on a disk, unseen, before it is folded away; a quarter of its time to
+live, if that is less."""
 
 _logger: Final = logging.getLogger("localfirst.sync")
 
@@ -76,6 +80,41 @@ async def compact(site: Site, key: SessionKey, head: Head) -> bool:
     return await _take(site, key, head, upto, folded, data)
 
 
+async def fold_expired(site: Site, key: SessionKey, head: Head, *, alone: bool = False) -> bool:
+    """Fold a session's log as far as its items expired, so that they leave this disk and the central store. False: none
+    did. `alone`: that one can't be reached.
+
+    Any replica does it, for the author may be gone; of the same log, only the first is taken.
+    """
+    upto = await patiently(partial(_expired_up_to, site.log, key, head, site.time.now()))
+    if upto <= head.floor:
+        return False
+    folded = await _fold(site, key, head, upto)
+    data = encode_state(folded.state)
+    if not alone:
+        await _share(site, head, upto, folded.digest, data)
+    if not await _take(site, key, head, upto, folded, data):
+        return False
+    await patiently(site.log.must_scrub)
+    return True
+
+
+def _expired_up_to(log: Log, key: SessionKey, head: Head, now: int) -> int:
+    """The last seq up to which all that was added has expired, if that is worth folding; 0: nothing is."""
+    ttl, upto, after, patience = head.lifetime.item_ttl, 0, -1, 0
+    if not ttl or head.seq <= head.floor:
+        return 0
+    patience = min(ttl // 4, EXPIRED_MS)  # So that one who adds all the time does not fold all the time.
+    while pages := log.pages(key, head.volume, after, limit=1):
+        page, after = pages[0], pages[0].first
+        newest = max([own.admitted_at for own in page.own] + [each.admitted_at for each in page.foreign])
+        if newest + ttl + patience > now:
+            break
+        upto = max([own.seq + own.count - 1 for own in page.own] + [each.seq for each in page.foreign])
+        patience = 0
+    return upto
+
+
 async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
     folded = Folded(await load_state(site, key, head.volume), head.floor_digest)
     folded.bottom = head.bottom
@@ -90,6 +129,7 @@ async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
         folded.bytes += sum(len(entry.data) for entry in entries)
         folded.author = decode_change(entries[-1].data).origin if entries[-1].data else ""
         folded.bottom = max([folded.bottom] + [own.slot + own.count - 1 for own in page.own])
+    folded.state.fold.expire(site.time.now())
     if digest != head.digest:
         raise site.log.rows.damaged(f"holds another log of session {head.session_id!r} than was written")
     return folded

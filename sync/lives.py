@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from localfirst.lives import end_life, last_life
+from localfirst.lives import end_life, is_spent, last_life, touched
 from localfirst.records import ANY_LIFE, Head, SessionKey
 from sync.central.base import Ended, Ending
 from sync.retry import patiently
@@ -34,19 +34,34 @@ async def drop_life(site: Site, key: SessionKey, head: Head, how: Ended) -> bool
     session moved meanwhile."""
     keep = None
     if how == "expired":
-        keep = await patiently(partial(last_life, site.log, key, head, site.time.now()))
-    if await patiently(partial(end_life, site.log, key, head, keep=keep, deleted=how == "deleted")) is None:
+        keep = await patiently(partial(last_life, site.log, key, head, site.time))
+    if await patiently(partial(end_life, site.log, key, head, keep=keep)) is None:
         return False
     _logger.info("session %r: %s; what was here of it is dropped", head.session_id, how)
     site.tell(Over(key, head.session_id, how))
     return True
 
 
+async def with_pending(site: Site, key: SessionKey, head: Head) -> Head:
+    """A head that tells what was set by what was admitted, with what is pending on top."""
+    lifetime, after = head.lifetime, max(head.acked, head.bottom)
+    while pending := await patiently(partial(site.log.run, key, after, site.limits.run_changes)):
+        lifetime, after = touched(lifetime, pending), after + len(pending)
+    return msgspec.structs.replace(head, lifetime=lifetime)
+
+
+async def drop_spent(site: Site, key: SessionKey, head: Head) -> None:
+    """Drop what is here of a session that expired, when the central store can't be asked. If others have renewed it, it
+    comes back from there."""
+    if await patiently(partial(is_spent, site.log, key, head, site.time, alone=True)):
+        await drop_life(site, key, head, "expired")
+
+
 async def is_over(site: Site, key: SessionKey, head: Head) -> bool:
     """Whether all that is pending in a session that was never in the central store has expired."""
     if head.generation is not None or not head.ttl:
         return False
-    return await patiently(partial(last_life, site.log, key, head, site.time.now())) > head.acked + 1
+    return await patiently(partial(last_life, site.log, key, head, site.time)) > head.acked + 1
 
 
 async def send_deletions(site: Site, keys: Iterable[SessionKey]) -> None:

@@ -26,8 +26,8 @@ from localfirst.turns import whole
 from sync.central.base import Ended, Pulled, Pushed, PushStatus, Run, Want
 from sync.central.base import Head as RemoteHead
 from sync.central.digests import digest_after
-from sync.compact import compact
-from sync.lives import drop_life, how_ended, is_over, send_deletions
+from sync.compact import compact, fold_expired
+from sync.lives import drop_life, drop_spent, how_ended, is_over, send_deletions, with_pending
 from sync.resync import Lacking, Stubborn, Unreadable, rename_of, resync
 from sync.retry import patiently
 from sync.site import Lost, Settled, Site
@@ -408,6 +408,8 @@ class Replicator:
             lifetime=stretch.lifetime,
             expires_at=pulled.expires_at,
         )
+        if after.lifetime != head.lifetime:
+            after = await with_pending(self._site, key, after)
         if after != head:
             rename = await rename_of(self._site, key, head, stretch.twin, stretch.same)
             await self._settle(key, head, after, result, stretch.page, rename)
@@ -495,6 +497,17 @@ class Replicator:
             return
         done = await self._guarded(key, head, "pull", result, compact(self._site, key, head))
         self._looked[key] = 0 if done else head.spent
+
+    async def expire(self, heads: Iterable[tuple[SessionKey, Head]], *, alone: bool = False) -> Round:
+        """Remove from this disk what of some sessions has expired. `alone`: the central store can't be reached."""
+        result = Round()
+        for key, head in heads:
+            if alone and head.ttl:
+                await drop_spent(self._site, key, head)
+            if head.lifetime.item_ttl:
+                folding = fold_expired(self._site, key, head, alone=alone)
+                await self._guarded(key, head, "pull", result, folding)
+        return result
 
     async def tidy(self, steps: int = 1 << 30) -> None:
         """Remove what is no longer used from this disk, in small steps."""

@@ -38,6 +38,7 @@ from sync.central.base import Checkpoint, Pulled, PushStatus, Run, Want
 from sync.central.base import Head as RemoteHead
 from sync.central.digests import digest_after
 from sync.compact import admit, load_state, stage_checkpoint
+from sync.lives import how_ended, with_pending
 from sync.retry import patiently
 from sync.site import Site
 from sync.stretch import Stretch, read_stretch
@@ -223,7 +224,7 @@ class _Copy:
 
     async def _replace(self) -> None:
         """Put all that is known on either side into the central store at once, as a checkpoint."""
-        self._check_sending()
+        await self._check_sending()
         ours = await self._folded_here()
         theirs = self._checkpoint
         if theirs is None or all(each <= ours.fold.counter(origin) for origin, each in theirs.fold.counters.items()):
@@ -265,16 +266,23 @@ class _Copy:
         sent = False
         generation = self._remote.generation if self._remote else new_id()
         async for run in self._lacking(generation):
-            self._check_sending()
+            if not sent:
+                await self._check_sending()
             (outcome,) = await self._site.central.push([run])
             if outcome.status is not PushStatus.OK:
                 raise Changed
             sent = True
         return sent
 
-    def _check_sending(self) -> None:
+    async def _check_sending(self) -> None:
         if self._site.looks:
             raise Lacking("the central log lacks changes that it had; the next sync sends them again")
+        head = self._head
+        if head.generation is None or (self._remote and self._remote.generation == head.generation):
+            return
+        (pulled,) = await self._site.central.pull([Want(head.session_id, head.generation, head.seq, head.digest)], 1)
+        if how_ended(self._site, head, pulled.head and pulled.head.generation, pulled.ended):
+            raise Changed  # What was in a life that ended since is not sent into another.
 
     async def _lacking(self, generation: str) -> AsyncIterator[Run]:
         stretch = _Unsent(self._site)
@@ -286,10 +294,10 @@ class _Copy:
                 if change.counter <= self._seen.get(change.origin, 0) or self._is_anothers(entry):
                     continue
                 if stretch.must_go(change.origin, change.counter):
-                    yield stretch.run(self._head.session_id, generation)
+                    yield stretch.run(self._head.session_id, generation, fresh=self._remote is None)
                 stretch.add(change.origin, change.counter, entry.data)
         if stretch.changes:
-            yield stretch.run(self._head.session_id, generation)
+            yield stretch.run(self._head.session_id, generation, fresh=self._remote is None)
 
     # The end.
 
@@ -321,6 +329,7 @@ class _Copy:
             lifetime=self._lifetime,
             expires_at=self._expires_at,
         )
+        after = await with_pending(self._site, self._key, after)
         return Resynced(after, await rename_of(self._site, self._key, head, self._twin, self._same))
 
     def _has_hole(self, after: int) -> bool:
@@ -387,8 +396,8 @@ class _Unsent:
         self._size += len(data)
         self._whole = self._turns.follow(data)
 
-    def run(self, session_id: str, generation: str) -> Run:
+    def run(self, session_id: str, generation: str, *, fresh: bool) -> Run:
         """All of them, to be pushed; then there are none."""
-        run = Run(session_id, generation, True, self._origin, self._first, self.changes, ttl_set_by(self.changes))
+        run = Run(session_id, generation, fresh, self._origin, self._first, self.changes, ttl_set_by(self.changes))
         self.changes, self._size = [], 0
         return run

@@ -52,6 +52,9 @@ SWEEP_SESSIONS: Final = 1000
 CHECK_BYTES: Final = 1 << 20, 256 << 20
 """A database of a size in between is checked as a whole once: below, it was when it was opened, and beyond, it would
 take more than a second."""
+EXPIRE_SECONDS: Final = 60.0
+"""How often, at most, what expired is looked for on this disk."""
+
 SETTLE_ROWS: Final = 1000
 """How many rows later it is noted again that nothing is pending."""
 
@@ -105,6 +108,7 @@ class Worker:
         self._checked = False
         self._watching: asyncio.Task[None] | None = None
         self._told: tuple[object, ...] = ()
+        self._expire_at = -math.inf
         self._sweep_at = time.monotonic() + SWEEP_SECONDS * random.uniform(0.1, 1.5)
 
     @property
@@ -231,6 +235,10 @@ class Worker:
         self.state = "turning"
         if not self._reachable.is_set():  # Then no turn may come to its end for weeks.
             await self._move_log()
+            if time.monotonic() >= self._expire_at:
+                self._expire_at = time.monotonic() + self._options.poll_interval
+                async with self._rounds:
+                    await self._expire(alone=True)
         await self._attempt(self._turn)
 
     async def _turn(self) -> None:
@@ -254,6 +262,9 @@ class Worker:
         for key, hint in hinted.items():
             if self._hinted.get(key) == hint:
                 del self._hinted[key]
+        if now >= self._expire_at:
+            self._expire_at = now + max(self._options.poll_interval, EXPIRE_SECONDS)
+            await self._expire()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS * random.uniform(0.5, 1.5)
             await self._central.sweep(SWEEP_SESSIONS)
@@ -391,7 +402,7 @@ class Worker:
         self._replicator.store_id = found.store_id
         self.status.reached(found.now, asked_at)
         self._site.time.measured(found.now, asked_at)
-        await patiently(partial(identity.note_clock_offset, self._namespace, self._site.time.offset))
+        await patiently(partial(identity.note_reckoning, self._namespace, self._site.time.reckoning))
         self._tell()
         self._identified = True
         return True
@@ -450,6 +461,12 @@ class Worker:
             self._tell()
             await self._put_aside(result.refused)
             push, pull = result.push, result.pull
+
+    async def _expire(self, *, alone: bool = False) -> None:
+        """Remove what expired from this disk. `alone`: the central store can't be reached."""
+        async for heads in self._pages():
+            free = [(key, head) for key, head in heads if (key, "pull") not in self._stopped]
+            await self._put_aside((await self._replicator.expire(free, alone=alone)).refused)
 
     def _free(self, keys: set[SessionKey], direction: Direction) -> set[SessionKey]:
         return {key for key in keys if (key, direction) not in self._stopped}
@@ -525,6 +542,7 @@ class Worker:
     async def _pull_everything(self) -> None:
         await self._replicator.discover()
         await self._sync(set(), await self._moved())
+        await self._expire()  # Nobody else may, as for turns.
 
     async def _verify(self, found: list[Difference], session_id: str | None, full: bool) -> None:
         found.clear()
