@@ -51,6 +51,9 @@ class SessionEvent(Enum):
     """(): nothing was written to the session for its `ttl`, and what was here of it is dropped."""
     SESSION_DELETED = "session_deleted"
     """(): it was deleted, by another replica, and what was here of it is dropped, what was pending too."""
+    STORE_FILLING = "store_filling"
+    """(bytes, limit): what the directory takes on disk is above 80 % of its `size_limit`, and no session can be
+    evicted. For callbacks of a store only; they run in a thread that writes, and are given no session id."""
     REMOTE_LOST = "remote_lost"
     """(reason): the central store has lost the session; what is here is sent again, see `on_remote_loss`."""
 
@@ -107,6 +110,11 @@ class Listeners:
             threading.Thread(
                 target=_call, args=(callback, event, arguments), name="localfirst-event", daemon=True
             ).start()
+
+    def emit_of_store(self, event: SessionEvent, *arguments: Any) -> None:
+        """Call those who listen to all sessions, for what is of none."""
+        for callback in self._callbacks.get((None, event), ()):
+            _call(callback, event, arguments)
 
 
 def _call(callback: Callback, event: SessionEvent, arguments: tuple[Any, ...]) -> None:

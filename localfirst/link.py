@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localfirst.asking import Resolution, resolve_conflicts
-from localfirst.errors import ConfigurationError, LocalFirstError, StoreFull, StoreUnwritable, of_session
+from localfirst.errors import (
+    ConfigurationError,
+    LocalFirstError,
+    RemoteRejected,
+    RemoteUnavailable,
+    StoreFull,
+    StoreUnwritable,
+    SyncTimeout,
+    of_session,
+)
 from localfirst.events import Listeners, News, SessionEvent
 from localfirst.local import Local
 from localfirst.options import WorkerKind
 from localfirst.records import SessionKey, session_key
+from localfirst.room import Evicted
 from localfirst.view import View
 from localfirst.waiting import wait, wait_soon
 
@@ -57,6 +68,7 @@ class Link:
         poll_interval: float,
         sync_interval: float,
         ask: bool,
+        size_limit: int | None,
     ) -> None:
         self.remote = remote
         """Without credentials."""
@@ -67,7 +79,7 @@ class Link:
         self._local = local
         self._listeners = listeners
         self._ask = ask
-        self.host = self._make_host(connect, worker, poll_interval, sync_interval)
+        self.host = self._make_host(connect, worker, poll_interval, sync_interval, size_limit)
 
     # What is asked of the worker.
 
@@ -129,7 +141,7 @@ class Link:
         view = self._local.view(key, session_id)
         if view.hydrated:
             return
-        self._local.read(key, session_id, lambda fold: fold.seq)
+        self._local.glance(key, session_id, lambda fold: fold.seq)
         if not view.exists:
             try:
                 self._local.follow(key, session_id)
@@ -148,7 +160,7 @@ class Link:
         view = self._local.view(key, session_id)
         if view.hydrated:
             return
-        await self._local.read_soon(key, session_id, lambda fold: fold.seq)
+        await self._local.glance_soon(key, session_id, lambda fold: fold.seq)
         if not view.exists:
             try:
                 await self._local.follow_soon(key, session_id)
@@ -161,6 +173,25 @@ class Link:
             except LocalFirstError as error:
                 _logger.debug("not fetched: %s", of_session(session_id, str(error)))
             view.hydrated = True
+
+    def bring_back(self, session_id: str, timeout: float) -> None:
+        """Fetch a session that was evicted. Raises `Evicted` if that can't be done in time."""
+        if not self.host.fetches or not self.host.may_wait_here():
+            raise Evicted(of_session(session_id, "it was evicted from this disk: refresh() it, or await arefresh()"))
+        with _not_fetched(session_id):
+            self.ask(lambda worker: worker.fetch(session_id), timeout, self.what_is_missing)
+
+    async def bring_back_soon(self, session_id: str, timeout: float) -> None:
+        """As `bring_back`, without blocking the event loop."""
+        if not self.host.fetches:
+            raise Evicted(of_session(session_id, "it was evicted from this disk: refresh() it, or await arefresh()"))
+        with _not_fetched(session_id):
+            await self.ask_soon(lambda worker: worker.fetch(session_id), timeout, self.what_is_missing)
+
+    def makes_room(self) -> bool:
+        """Whether the process that leads can evict sessions, or does not know yet."""
+        status = self.status()
+        return status.makes_room or status.state == "connecting"
 
     def _must_ask(self, view: View, timeout: float) -> bool:
         """Whether a session that is read for the first time may be in the central store, and could be fetched."""
@@ -262,12 +293,12 @@ class Link:
 
     # Inside.
 
-    def _make_host(self, connect: Connect, kind: WorkerKind, poll: float, pace: float) -> Host:
+    def _make_host(self, connect: Connect, kind: WorkerKind, poll: float, pace: float, limit: int | None) -> Host:
         from sync.host import RequestHost, TaskHost, ThreadHost
         from sync.site import Site
         from sync.worker import Options, Worker
 
-        options = Options(poll_interval=poll, sync_interval=pace)
+        options = Options(poll_interval=poll, sync_interval=pace, size_limit=limit)
 
         def make() -> Worker:
             site = Site(
@@ -278,6 +309,16 @@ class Link:
         if kind == "none":
             return RequestHost(make)
         return TaskHost(make) if kind == "task" else ThreadHost(make, pace)
+
+
+@contextmanager
+def _not_fetched(session_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (SyncTimeout, RemoteUnavailable, RemoteRejected) as error:
+        raise Evicted(
+            of_session(session_id, f"it was evicted from this disk, and can't be fetched now; nothing is lost: {error}")
+        ) from error
 
 
 def _count(number: int, thing: str) -> str:

@@ -21,6 +21,7 @@ from localfirst.lives import end_life, is_spent
 from localfirst.log import Log
 from localfirst.records import ANY_LIFE, Backlog, Head, Here, SessionKey
 from localfirst.resolvers import Resolvers
+from localfirst.room import Room
 from localfirst.rows import patiently
 from localfirst.salvage import open_rows, recovered
 from localfirst.status import Recovered
@@ -42,7 +43,14 @@ class Local:
     """Reads and writes sessions of one namespace in one directory; `soon` is what coroutines call."""
 
     def __init__(
-        self, path: Path, namespace: str, *, fsync: bool, listeners: Listeners, resolvers: Resolvers | None = None
+        self,
+        path: Path,
+        namespace: str,
+        *,
+        fsync: bool,
+        listeners: Listeners,
+        resolvers: Resolvers | None = None,
+        size_limit: int | None = None,
     ) -> None:
         self._path = path
         self._namespace = namespace
@@ -59,6 +67,8 @@ class Local:
         patiently(partial(self.identity.check_host, fingerprint(rows.file)))
         self.time = CentralTime(known=partial(patiently, partial(self.identity.reckoning, namespace)))
         self.resolvers = resolvers or Resolvers()
+        self.room = None if size_limit is None else Room(self.log, size_limit, self._tell_filling)
+        """What is left of the disk, if that is limited."""
         self.wrote: Callable[[], None] | None = None
         """Called after each write, if there is somebody to be told."""
         self._start()
@@ -103,18 +113,33 @@ class Local:
         return self._views.get(key, session_id)
 
     def read(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
-        """What a look at a session, brought up to date, finds."""
-        return patiently(partial(_look, self.view(key, session_id), look))
+        """What a look at a session, brought up to date, finds. Raises `Evicted` if the session is not here."""
+        found = patiently(partial(_look, self.view(key, session_id), look))
+        if self.room is not None:
+            self.room.used(key)
+        return found
+
+    def glance(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        """As `read`; of a session that was evicted, what is here."""
+        return patiently(partial(_glance, self.view(key, session_id), look))
 
     async def read_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """As `read`; a session that takes long to load, and a busy directory, are waited for off the event loop."""
-        view = self.view(key, session_id)
+        if self.room is not None:
+            self.room.used(key)
+        return await self._soon(self.view(key, session_id), partial(_look, look=look))
+
+    async def glance_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        """As `glance`, in the way of `read_soon`."""
+        return await self._soon(self.view(key, session_id), partial(_glance, look=look))
+
+    async def _soon(self, view: View, look: Callable[[View], T]) -> T:
         if not view.is_costly():
             try:
-                return _look(view, look)
+                return look(view)
             except StoreBusy:
                 pass
-        return await self._writer.run_aside(partial(_look, view, look))
+        return await self._writer.run_aside(partial(look, view))
 
     def write(
         self,
@@ -185,6 +210,19 @@ class Local:
                 except LocalFirstError:
                     self._unended.append(ended)
                     return
+
+    def check_room(self) -> None:
+        """Before something is written: raise `StoreFull` if there is no room for it."""
+        if self.room is not None:
+            self.room.check()
+
+    def disk_bytes(self) -> int:
+        """What the directory takes on disk."""
+        self.check_open()
+        return patiently(self.log.rows.disk_bytes)
+
+    def _tell_filling(self, size: int, limit: int) -> None:
+        self._listeners.emit_of_store(SessionEvent.STORE_FILLING, size, limit)
 
     def delete(self, key: SessionKey, session_id: str, *, everywhere: bool, patience: float = SCRUB_SECONDS) -> None:
         """Delete a session, at once here, and in the central store later; returns when no byte of it is on this disk.
@@ -329,5 +367,12 @@ def _take_unresolved(view: View) -> list[Unresolved]:
 
 
 def _look(view: View, look: Callable[[Fold], T]) -> T:
+    with view.lock:
+        fold = view.refresh()
+        view.check_whole()
+        return look(fold)
+
+
+def _glance(view: View, look: Callable[[Fold], T]) -> T:
     with view.lock:
         return look(view.refresh())

@@ -8,6 +8,7 @@ Each key starts with a letter and the session's key (a hash of namespace and id)
     k <session> <volume> <part>  a part of the checkpoint that stands for what was before the pages
     g <session> <volume>         that volume is being made, or is to be removed
     b <session>                  the branch on which the next `Session` object here begins; none: main
+    u <session>                  when it was read last, roughly, where disk space is limited
 
 An agent's call inserts one `c` row behind all others of its session, or none: a compare-and-swap, by which of two
 processes that take the same slot one is refused. So the last `c` row of a session is never deleted. Replication writes
@@ -25,6 +26,7 @@ from typing import Final
 import msgspec
 
 from localfirst.change import END, Change, decode_change, encode_change
+from localfirst.clock import clamp
 from localfirst.errors import MalformedChange
 from localfirst.holes import head_of_changes, mark_holes, slots_above
 from localfirst.lifetime import Lifetime
@@ -38,6 +40,7 @@ from localfirst.records import (
     PAGE,
     PART,
     TURN,
+    USED,
     VOID,
     VOLUME_BYTES,
     Backlog,
@@ -285,6 +288,61 @@ class Log:
     def is_scrubbed(self) -> bool:
         """Whether nothing is left of what was to be removed to the last byte."""
         return self.rows.get(_SCRUB) is None
+
+    def evict(self, key: SessionKey, before: Head, newest: int) -> bool:
+        """Keep no more of a session than where it stands, and that nobody can take one of its slots again. `newest`:
+        the timestamp of its newest change.
+
+        False, and nothing is done, if its head is not `before` any more, or if something is pending.
+        """
+        with self.rows.transaction():
+            if self.head(key) != before or self.last_slot(key) > before.acked:
+                return False
+            mark = before.acked + 1
+            after = msgspec.structs.replace(
+                before,
+                offset=before.offset + 1,
+                first=before.counter(mark),
+                acked=mark,
+                sent=0,
+                epoch=before.epoch + 1,
+                volume=os.urandom(VOLUME_BYTES),
+                floor=before.seq,
+                floor_digest=before.digest,
+                floor_hash="",
+                bottom=mark,
+                spent=0,
+                stub=True,
+                time=newest,
+            )
+            self.rows.insert(_slot_key(key, mark), b"")
+            self.rows.put(GARBAGE + key + before.volume, b"")
+            self.rows.delete_range(*_exactly(USED + key))
+            self.rows.put(HEAD + key, _encode(after))
+            return True
+
+    def newest(self, key: SessionKey, head: Head) -> int:
+        """The timestamp of the last change in the pages of a session; 0 if it has none."""
+        rows = self.rows.range(*span(PAGE + key + head.volume), limit=1, reverse=True)
+        last = self.entries(key, self._decode_page(rows[0][1]))[-1] if rows else None
+        return clamp(decode_change(last.data).time, last.admitted_at) if last is not None and last.data else 0
+
+    def ages(
+        self, namespace: str, after: SessionKey = b"", limit: int = 1000
+    ) -> tuple[list[tuple[float, SessionKey, Head]], SessionKey | None]:
+        """As `heads`, each with the Unix time when something of it last moved here."""
+        rows = self.rows.stamped(HEAD + after, bytes([HEAD[0] + 1]), limit)
+        heads = [(time, row_key[1:], self._decode_head(value)) for row_key, value, time in rows]
+        following = rows[-1][0][1:] + b"\0" if len(rows) == limit else None
+        return [each for each in heads if each[2].namespace == namespace], following
+
+    def used(self) -> dict[SessionKey, float]:
+        """When sessions were read last, as far as that was noted; Unix time."""
+        return {row_key[1:]: time for row_key, _, time in self.rows.stamped(*span(USED))}
+
+    def use(self, key: SessionKey) -> None:
+        """Note that a session was read."""
+        self.rows.put(USED + key, b"")
 
     def pages(self, key: SessionKey, volume: bytes, after: int = -1, limit: int = _PAGES_AT_ONCE) -> list[Page]:
         """The next pages of a volume, that begin after a seq: a few, none at the end."""

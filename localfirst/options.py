@@ -15,6 +15,9 @@ Durability = Literal["normal", "full"]
 MOST_SECONDS: Final = 100 * 365 * 86_400
 """The longest time to live that is not for ever."""
 
+LEAST_BYTES: Final = 1_000_000
+"""The least limit of disk space."""
+
 
 def milliseconds(name: str, value: object) -> int | None:
     """A time to live in whole milliseconds; 0: for ever; None: not said. Raises `ConfigurationError`.
@@ -32,6 +35,13 @@ def milliseconds(name: str, value: object) -> int | None:
     if seconds > MOST_SECONDS:
         raise ConfigurationError(f"{name} is too long: pass math.inf for ever")
     return max(1, round(seconds * 1000))
+
+
+def check_size_limit(size_limit: object) -> None:
+    """Raise `ConfigurationError` for what no directory can be kept to."""
+    if size_limit is None or (isinstance(size_limit, int) and size_limit >= LEAST_BYTES):
+        return
+    raise ConfigurationError(f"size_limit is a number of bytes, {LEAST_BYTES:,} or more, not {size_limit!r}")
 
 
 def check_options(

@@ -20,6 +20,7 @@ NO_VOLUME: Final = bytes(VOLUME_BYTES)
 ANY_LIFE: Final = "*"
 
 HEAD, CHANGE, PAGE, PART, GARBAGE, ASIDE, VOID, TURN, HERE = b"h", b"c", b"p", b"k", b"g", b"q", b"v", b"t", b"b"
+USED: Final = b"u"
 
 
 def session_key(namespace: str, session_id: str) -> SessionKey:
@@ -75,6 +76,10 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     ending: str = ""
     """The generation that was deleted here, and is still to be deleted in the central store; `ANY_LIFE`: whichever is
     there."""
+    stub: bool = False
+    """It was evicted: what is up to the floor is in the central store, and not on this disk, nor is a checkpoint."""
+    time: int = 0
+    """Of a stub: the timestamp of the newest change that it had."""
 
     @property
     def ttl(self) -> int:

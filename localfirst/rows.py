@@ -349,6 +349,23 @@ class Rows:
         except FileNotFoundError:
             return 0
 
+    def stamped(self, lower: bytes, upper: bytes, limit: int = -1) -> list[tuple[bytes, bytes, float]]:
+        """The rows with lower <= key < upper, in order, each with the Unix time when it was written."""
+        query = (
+            f"SELECT key, value, {READABLE}, tag, store_time FROM Cache WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+        )
+        with self._using() as execute:
+            rows = execute(query, (lower, upper, limit)).fetchall()
+        return [(key, self._checked(key, value, readable, tag), at or 0.0) for key, value, readable, tag, at in rows]
+
+    def disk_bytes(self) -> int:
+        """What is taken on disk, with the write-ahead log, and without what is free to be given back."""
+        with self._using() as execute:
+            pages, free, size = [
+                execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+            ]
+        return int((pages - free) * size) + self.wal_bytes()
+
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
         try:
@@ -360,6 +377,12 @@ class Rows:
         """Move the write-ahead log into the database as far as that disturbs nobody."""
         with self._using() as execute:
             execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def shrink(self) -> None:
+        """As `checkpoint`, and give back to the disk what the write-ahead log takes, unless another process reads."""
+        self.checkpoint()
+        with self._using() as execute, self._connections.writing:
+            execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def give_back(self, pages: int = 64) -> bool:
         """Return some of the space of deleted rows to the disk. False: there was none."""

@@ -6,10 +6,10 @@ functions; the four of the OpenAI Agents SDK's `Session` protocol are coroutines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from localfirst import jsonvalue, plans
 from localfirst.change import APPEND, PUT, TOUCH, check_session_id
@@ -27,6 +27,7 @@ from localfirst.metadata import (
 )
 from localfirst.options import milliseconds
 from localfirst.records import session_key
+from localfirst.room import Evicted
 from localfirst.standing import Standing
 from localfirst.status import Branch
 from localfirst.turn import Turn, turn_of
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from localfirst.store import Store
 
 T = TypeVar("T")
+_RETURNS: Final = 3
+"""How often a session is fetched for one call, if it is evicted again at once."""
 
 
 class Session:
@@ -100,7 +103,7 @@ class Session:
             limit = self._default_limit()
         branch = await self._branch_soon()
         local, look = self._store._local, partial(plans.last, limit=limit, branch=branch)
-        return jsonvalue.decode_each(await local.read_soon(self._key, self.session_id, look))
+        return jsonvalue.decode_each(await self._whole_soon(partial(local.read_soon, self._key, self.session_id, look)))
 
     async def pop_item(self) -> Any | None:
         """Remove the last item and return it; None if there is none.
@@ -198,7 +201,8 @@ class Session:
         if rule == "merge":
             self._write(plans.merge(key, value), fresh=True)
         else:
-            self._write(plans.always((PUT, encode_put(key, rule, jsonvalue.encode(value), ask=ask))))
+            put = plans.always((PUT, encode_put(key, rule, jsonvalue.encode(value), ask=ask)))
+            self._write(put, fresh=rule != "last")  # What the others make of it depends on what is there.
         self._emit_changed(key)
 
     def delete(self, key: str) -> None:
@@ -386,7 +390,7 @@ class Session:
         True
         """
         self._hydrate()
-        return self._store._expires_at(self._key, self.session_id)
+        return self._whole(partial(self._store._expires_at, self._key, self.session_id))
 
     # How it stands with the central store.
 
@@ -483,17 +487,39 @@ class Session:
         return jsonvalue.decode_each(self._read(partial(plans.last, limit=None, branch=self._branch())))
 
     def _read(self, look: Callable[[Fold], T]) -> T:
-        return self._store._local.read(self._key, self.session_id, look)
+        return self._whole(partial(self._store._local.read, self._key, self.session_id, look))
 
     def _write(self, plan: Plan, *, fresh: bool = False) -> None:
         local, branch = self._store._local, self._branch()
         turn = turn_of(local, self._key)
-        local.write(self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self._wish)
+        local.check_room()
+        write = partial(local.write, self._key, self.session_id, plan, fresh=fresh, turn=turn)
+        self._whole(partial(write, branch=branch, wish=self._wish))
 
     async def _write_soon(self, plan: Plan, *, fresh: bool = False) -> None:
         local, branch = self._store._local, await self._branch_soon()
         turn = turn_of(local, self._key)
-        await local.write_soon(self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self._wish)
+        local.check_room()
+        write = partial(local.write_soon, self._key, self.session_id, plan, fresh=fresh, turn=turn)
+        await self._whole_soon(partial(write, branch=branch, wish=self._wish))
+
+    def _whole(self, call: Callable[[], T]) -> T:
+        """What a call gives, for which the session is fetched if it was evicted."""
+        for _ in range(_RETURNS):
+            try:
+                return call()
+            except Evicted:
+                self._store._bring_back(self.session_id, self._hydrate_timeout)
+        return call()
+
+    async def _whole_soon(self, call: Callable[[], Awaitable[T]]) -> T:
+        """As `_whole`, without blocking the event loop."""
+        for _ in range(_RETURNS):
+            try:
+                return await call()
+            except Evicted:
+                await self._store._bring_back_soon(self.session_id, self._hydrate_timeout)
+        return await call()
 
     def _branch(self) -> OnBranch:
         """Tells, when something is read or written, where this object stands."""
@@ -538,4 +564,6 @@ class Session:
 
     def _emit_changed(self, key: str) -> None:
         if self._store._listeners.any_for(self._key):
-            self._emit(SessionEvent.METADATA_CHANGED, key, self.get(key))
+            look = partial(plans.value_of, key=key)
+            value = self._store._local.glance(self._key, self.session_id, look)  # It is there, even if nothing else is.
+            self._emit(SessionEvent.METADATA_CHANGED, key, None if value is None else jsonvalue.decode(value))

@@ -59,6 +59,10 @@ class StoreStatus:
     """The central store, without credentials."""
     replica_id: str
     path: str
+    disk_bytes: int
+    """What the directory takes on disk, with the write-ahead log."""
+    size_limit: int | None
+    """What it may take; None: no limit."""
     recovered: Recovered | None = None
     """That the database was damaged, and what could be saved; None: it never was, or `recovered.path` was removed."""
 
@@ -78,8 +82,9 @@ class SessionInfo:
     """If nothing is written to it until then (UTC); None: never."""
     pending: int
     """Changes made here that are not known to be in the central store."""
-    state: Literal["local", "pending", "synced", "quarantined"]
-    """local: never in a central store. pending: changes wait for it. synced: none does. quarantined: see
+    state: Literal["local", "pending", "synced", "evicted", "quarantined"]
+    """local: never in a central store. pending: changes wait for it. synced: none does. evicted: it is fetched at the
+    next access, see `size_limit`; `items` and `bytes` count what was added since. quarantined: see
     `Store.quarantined`."""
 
 

@@ -16,16 +16,17 @@ from platformdirs import user_data_path
 
 from localfirst.change import check_session_id
 from localfirst.clock import moment, pack
-from localfirst.errors import ConfigurationError
+from localfirst.errors import ConfigurationError, LocalFirstError, of_session
 from localfirst.events import Listeners, SessionEvent
 from localfirst.fold import Fold
 from localfirst.giving_up import give_up
 from localfirst.lifetime import Wish
 from localfirst.link import Link, connector
 from localfirst.local import Local
-from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, milliseconds
+from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, check_size_limit, milliseconds
 from localfirst.records import Aside, Direction, SessionKey, session_key
 from localfirst.resolvers import Resolver, Resolvers
+from localfirst.room import Evicted
 from localfirst.rows import patiently
 from localfirst.session import Session
 from localfirst.status import Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
@@ -52,6 +53,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     on_remote_loss: RemoteLoss = "reseed",
     ttl: timedelta | float | None = None,
     item_ttl: timedelta | float | None = None,
+    size_limit: int | None = None,
 ) -> Store:
     """Open the store in a directory, made with mode 0700 if it is missing.
 
@@ -78,6 +80,12 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     - `ttl`: seconds or a timedelta after which a session expires to which nothing is written; `item_ttl`: after which
       each item does. They are written to sessions that are written to here, unless `session()` was given others. None:
       nothing is; `math.inf`: for ever.
+    - `size_limit`: bytes of disk, from 1,000,000 on, that the directory shall not exceed. From 80 % of it on, sessions
+      of which nothing is pending are evicted, the least recently used first; the next access fetches them again, and
+      raises `RemoteUnavailable` if that can't be done within `hydrate_timeout`. Nothing pending is ever evicted, and
+      nothing while the central store can't be reached, or if there is none: at the limit, writes raise `StoreFull`
+      (deleting a session works). `SessionEvent.STORE_FILLING` comes before, at 80 %. The process that syncs the
+      directory must be given the limit, too. None: no limit.
 
     Raises `ConfigurationError` for what can't work, whatever the network does.
 
@@ -103,6 +111,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
         on_remote_loss=on_remote_loss,
         ttl=ttl,
         item_ttl=item_ttl,
+        size_limit=size_limit,
     )
 
 
@@ -123,9 +132,11 @@ class Store:
         on_remote_loss: RemoteLoss,
         ttl: timedelta | float | None,
         item_ttl: timedelta | float | None,
+        size_limit: int | None,
     ) -> None:
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
         check_options(remote, namespace, worker, durability, poll_interval, sync_interval, on_remote_loss)
+        check_size_limit(size_limit)
         checked = Resolvers(resolvers)
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
@@ -134,7 +145,12 @@ class Store:
         self._ttls = milliseconds("ttl", ttl), milliseconds("item_ttl", item_ttl)
         found = connector(remote, namespace) if remote else None
         self._local = Local(
-            self.path, namespace, fsync=durability == "full", listeners=self._listeners, resolvers=checked
+            self.path,
+            namespace,
+            fsync=durability == "full",
+            listeners=self._listeners,
+            resolvers=checked,
+            size_limit=size_limit,
         )
         self._link = found and Link(
             self.path,
@@ -146,7 +162,10 @@ class Store:
             poll_interval=poll_interval,
             sync_interval=sync_interval,
             ask=on_remote_loss == "ask",
+            size_limit=size_limit,
         )
+        if self._local.room is not None and self._link is not None:
+            self._local.room.makes_room = self._link.makes_room
         self._local.wrote = self._link.host.wake if self._link else None
         self._local.scrub(patience=0.0)
         self._local.expire(alone=self._link is None)
@@ -212,13 +231,26 @@ class Store:
     def cleanup(self, idle_for: timedelta | float = timedelta(days=30)) -> list[str]:
         """Delete the sessions whose newest change is at least so old (seconds or a timedelta); returns their ids.
 
+        Those that were evicted are fetched first; they stay if that can't be done.
+
         >>> store.cleanup(idle_for=30 * 86_400)
         []
         """
-        session_ids = [info.session_id for info in self.sessions(idle_for=idle_for)]
+        session_ids = [info.session_id for info in self.sessions(idle_for=idle_for) if self._is_idle(info, idle_for)]
         for session_id in session_ids:
             self.delete(session_id)
         return session_ids
+
+    def _is_idle(self, info: SessionInfo, idle_for: timedelta | float) -> bool:
+        """Whether a session is as idle as it looks: one that was evicted may have gone on elsewhere."""
+        if info.state != "evicted":
+            return True
+        try:
+            self._bring_back(info.session_id, 5.0)
+        except LocalFirstError:
+            return False
+        now = next((each for each in self.sessions(info.session_id, idle_for=idle_for)), None)
+        return now is not None and now.session_id == info.session_id and now.state != "evicted"
 
     def sessions(self, prefix: str = "", *, idle_for: timedelta | float | None = None) -> Iterator[SessionInfo]:
         """The sessions that are known here and whose id begins with a prefix, in the order of their ids.
@@ -327,6 +359,8 @@ class Store:
             replica_id=self._local.replica_id,
             path=str(self.path),
             recovered=self._local.recovered(),
+            disk_bytes=self._local.disk_bytes(),
+            size_limit=self._local.room.limit if self._local.room else None,
         )
 
     # What needs somebody to act.
@@ -431,7 +465,7 @@ class Store:
     def _pending(self, key: SessionKey, session_id: str) -> int:
         """See `Session.pending`."""
         view = self._local.view(key, session_id)
-        return self._local.read(key, session_id, lambda _: view.unsent)
+        return self._local.glance(key, session_id, lambda _: view.unsent)
 
     def _expires_at(self, key: SessionKey, session_id: str) -> datetime | None:
         """See `Session.expires_at`."""
@@ -522,6 +556,18 @@ class Store:
         if self._link is not None:
             await self._link.hydrate_soon(key, session_id, timeout)
 
+    def _bring_back(self, session_id: str, timeout: float) -> None:
+        """Fetch a session that was evicted. Raises `Evicted` if that can't be done in time."""
+        if self._link is None:
+            raise _no_central_store(session_id)
+        self._link.bring_back(session_id, timeout)
+
+    async def _bring_back_soon(self, session_id: str, timeout: float) -> None:
+        """As `_bring_back`, without blocking the event loop."""
+        if self._link is None:
+            raise _no_central_store(session_id)
+        await self._link.bring_back_soon(session_id, timeout)
+
     def _follow(self, key: SessionKey, session_id: str) -> None:
         """Let a session come when another replica writes to it, also if none did yet."""
         if self._link is not None:
@@ -534,6 +580,7 @@ class Store:
             pending = view.unsent
             never = view.head.generation is None and (self._link is None or not pending)
             state: Any = "local" if never else "pending" if pending else "synced"
+            state = "evicted" if view.head.stub else state
             return SessionInfo(
                 session_id=session_id,
                 items=len(fold.items),
@@ -544,7 +591,7 @@ class Store:
                 state="quarantined" if stopped else state,
             )
 
-        return self._local.read(key, session_id, look)
+        return self._local.glance(key, session_id, look)
 
     # Inside.
 
@@ -578,6 +625,10 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+def _no_central_store(session_id: str) -> Evicted:
+    return Evicted(of_session(session_id, "it was evicted from this disk: open the store with its central store"))
 
 
 def _utc(timestamp: float | None) -> datetime | None:

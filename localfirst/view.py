@@ -22,6 +22,7 @@ from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_t
 from localfirst.lives import end_life
 from localfirst.log import Log
 from localfirst.records import Head, Page, Rest, SessionKey
+from localfirst.room import Evicted
 from localfirst.unresolved import Conflicts
 
 DEFAULT_VIEWS_BYTES: Final = 64 * 2**20
@@ -94,6 +95,13 @@ class View:
         self._read(until)
         return self.visible()
 
+    def check_whole(self) -> None:
+        """Raise `Evicted` if only what is pending is here, as of the last look."""
+        if self._head.stub:
+            raise Evicted(
+                of_session(self._head.session_id, "it was evicted from this disk, and is to be fetched first")
+            )
+
     def visible(self) -> Fold:
         """What of that which was read last has not expired. Hold `lock`."""
         fold = self.fold
@@ -143,11 +151,12 @@ class View:
         wish: Wish | None = None,
     ) -> list[Change]:
         """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state; `turn` tells of
-        which turn they are part, `branch` on which branch they are made, and `wish` how long the session shall live."""
+        which turn they are part, `branch` on which branch they are made, and `wish` how long the session shall live.
+        Raises `Evicted` if that needs what is not here."""
         with self.lock:
             if fresh or not self.loaded or wish != self._wished:
                 self.refresh()
-            while steps := plan(visible := self.visible()):
+            while steps := plan(visible := self._seen(whole=fresh or branch is not on_main)):
                 if visible is not self.fold and self._restart():
                     continue
                 if self._exist():
@@ -158,6 +167,11 @@ class View:
                         return changes
                     self._catch_up()
             return []
+
+    def _seen(self, *, whole: bool) -> Fold:
+        if whole:
+            self.check_whole()
+        return self.visible()
 
     def _restart(self) -> bool:
         """Drop what has expired, if the central store never had it. Else that one decides, so it is only hidden."""
@@ -242,7 +256,7 @@ class View:
     @property
     def updated_at(self) -> datetime | None:
         """When the newest change was made, by its author's clock; None, too, if all has expired."""
-        return moment(self.fold.newest) if self.visible() is self.fold else None
+        return moment(max(self.fold.newest, self._head.time)) if self.visible() is self.fold else None
 
     def _number(self, steps: Sequence[Step], turn: int, on_branch: OnBranch, visible: Fold) -> list[Change]:
         branch = MAIN_BRANCH
@@ -257,10 +271,12 @@ class View:
         ]
 
     def _take(self, rest: Rest, head: Head, until: int | None) -> None:
-        known = self._begin_again() if rest.whole else None
+        before, known = self._head, self._begin_again() if rest.whole else None
         self._exists, self._head = True, head
         if rest.checkpoint is not None:
             self._restore(rest.checkpoint)
+        elif rest.whole and head.stub:
+            self.fold.seq, self.fold.lifetime = head.floor, head.lifetime
         rows = dict(rest.changes)
         own = {slot: decode_change(data) for slot, data in rows.items() if data}
         self._admit([page for page in rest.pages if until is None or page.first <= until], own)
@@ -276,7 +292,7 @@ class View:
         if known is not None:
             self.fold.forget_awaiting()
             if self._listening():
-                self._tell_apart(known)
+                self._tell_apart(known, before)
 
     def _begin_again(self) -> Fold | None:
         """Forget the history, which was replaced; what was known of it."""
@@ -291,15 +307,15 @@ class View:
         self.fold.awaiting = awaiting
         self.size = sum(len(item.data) + _ITEM_OVERHEAD for item in self.fold.each_item().values())
 
-    def _tell_apart(self, known: Fold) -> None:
-        """The history was replaced: what in it is news?"""
-        mine, shown = self._head.origin, known.each_item()
+    def _tell_apart(self, known: Fold, before: Head) -> None:
+        """The history was replaced: what in it is news? What a stub had is none, though it was not known."""
+        mine, shown, had = self._head.origin, known.each_item(), before.seq if before.stub else -1
         items = self.fold.each_item().values()
-        added = [item for item in items if item.id not in shown and item.origin != mine]
+        added = [item for item in items if item.id not in shown and item.origin != mine and item.seq > had]
         if added:
             self.effects.append(Effect(VOID, added=added))
         told = [conflict._replace(seq=0) for conflict in known.conflicts]
-        met = [conflict for conflict in self.fold.conflicts if conflict._replace(seq=0) not in told]
+        met = [each for each in self.fold.conflicts if each.seq > had and each._replace(seq=0) not in told]
         self.effects += [Effect(VOID, conflict=conflict) for conflict in met]
 
     def _admit(self, pages: list[Page], own: dict[int, Change]) -> None:

@@ -124,9 +124,7 @@ class Replicator:
                 return {heads[0][0]}  # A pull will tell what is wrong with it.
             middle = len(heads) // 2
             return await self.moved(heads[:middle]) | await self.moved(heads[middle:])
-        return {
-            key for (key, head), remote in zip(heads, found, strict=True) if _cursor(head) != (remote or (None, 0, 0))
-        }
+        return {key for (key, head), remote in zip(heads, found, strict=True) if _has_moved(head, remote)}
 
     async def discover(self) -> list[SessionKey]:
         """Make every session of the central store known here, and tell which were not."""
@@ -377,9 +375,10 @@ class Replicator:
     async def _follow(
         self, key: SessionKey, head: Head, remote: RemoteHead, pulled: Pulled, room: int, result: Round
     ) -> None:
-        if pulled.resync:
+        if pulled.resync or head.stub:
             behind = head.generation in (None, remote.generation) and remote.seq >= head.seq
             reason = "is folded beyond where this replica was" if behind else "does not go on where this replica was"
+            reason = "is wanted again" if behind and head.stub else reason
             await self._resync(key, head, result, f"the central log {reason}", expected=behind)
             return
         stretch = await read_stretch(self._site, key, head, head.seq, pulled.entries)
@@ -431,8 +430,8 @@ class Replicator:
         """The central store does not have the session any more. Sending it again may need somebody's consent."""
         if head.generation is None:
             return  # It never had: neither side knows more than what is pending here.
-        if self._site.looks:
-            return
+        if self._site.looks or (head.stub and not await self._is_pending(key, head)):
+            return  # There is nothing here to send. Whoever reads it is told.
         reason = "the central store has lost this session"
         if (
             self._site.ask and head.store == self.store_id
@@ -444,6 +443,9 @@ class Replicator:
                 return
         self._site.tell(Lost(key, head.session_id, reason))
         await self._resync(key, head, result, reason)
+
+    async def _is_pending(self, key: SessionKey, head: Head) -> bool:
+        return await patiently(partial(self._site.log.last_slot, key)) > head.acked
 
     async def _resync(self, key: SessionKey, head: Head, result: Round, reason: str, *, expected: bool = False) -> None:
         level = logging.INFO if expected or self._site.looks else logging.WARNING
@@ -493,7 +495,7 @@ class Replicator:
         """Fold the log, if that seems to pay: looked at each time it has doubled."""
         looked = self._looked.get(key, 0)
         due = max(self._site.limits.compact_after, 2 * looked)
-        if head.spent < due or self._site.looks:
+        if head.spent < due or self._site.looks or head.stub:
             return
         done = await self._guarded(key, head, "pull", result, compact(self._site, key, head))
         self._looked[key] = 0 if done else head.spent
@@ -540,6 +542,11 @@ class Replicator:
         remaining = iter(keys)
         while batch := list(islice(remaining, self._site.limits.batch_sessions)):
             yield batch
+
+
+def _has_moved(head: Head, remote: RemoteHead | None) -> bool:
+    """Whether a session is not where the central store is. A stub does not follow, but it may be over."""
+    return remote is None if head.stub else _cursor(head) != (remote or (None, 0, 0))
 
 
 def _cursor(head: Head) -> tuple[str | None, int, int]:

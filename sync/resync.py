@@ -217,7 +217,7 @@ class _Copy:
 
     async def _lacks_folded(self) -> bool:
         """Whether something that is folded here, and not to be had change by change, is not in the central log."""
-        if not self._head.floor:
+        if not self._head.floor or self._head.stub:
             return False
         state = await load_state(self._site, self._key, self._head.volume)
         return any(counter > self._seen.get(origin, 0) for origin, counter in state.fold.counters.items())
@@ -246,6 +246,12 @@ class _Copy:
                 if not self._is_anothers(entry):
                     admit(state, [entry._replace(seq=state.fold.seq + 1)])
         return state
+
+    def _is_adrift(self, change: Change, stretch: _Unsent) -> bool:
+        """Whether the central log lacks what was before a change, and what was evicted here: others may have that."""
+        return (
+            self._head.stub and change.counter > max(self._seen.get(change.origin, 0), stretch.last(change.origin)) + 1
+        )
 
     def _is_anothers(self, entry: Kept) -> bool:
         """Whether the central log has something else under the name of a change of ours, which gets another."""
@@ -291,7 +297,8 @@ class _Copy:
                 if not entry.data:
                     continue
                 change = decode_change(entry.data)
-                if change.counter <= self._seen.get(change.origin, 0) or self._is_anothers(entry):
+                seen = self._seen.get(change.origin, 0)
+                if change.counter <= seen or self._is_anothers(entry) or self._is_adrift(change, stretch):
                     continue
                 if stretch.must_go(change.origin, change.counter):
                     yield stretch.run(self._head.session_id, generation, fresh=self._remote is None)
@@ -312,6 +319,11 @@ class _Copy:
             bottom = max(bottom, head.slot(self._checkpoint.fold.counter(head.origin)))
         if self._twin is not None:
             bottom = min(bottom, self._twin - 1)
+        elif head.stub and seen < head.first - 1:
+            # It has lost changes of ours that were evicted here: what is pending can't follow them under our name.
+            if self._site.looks:
+                raise Lacking("the central log lacks changes that it had, and that were evicted from this disk")
+            self._twin, bottom = head.acked + 1, head.acked
         after = msgspec.structs.replace(
             head,
             generation=self._remote.generation if self._remote else None,
@@ -328,6 +340,8 @@ class _Copy:
             spent=self._spent,
             lifetime=self._lifetime,
             expires_at=self._expires_at,
+            stub=False,
+            time=0,
         )
         after = await with_pending(self._site, self._key, after)
         return Resynced(after, await rename_of(self._site, self._key, head, self._twin, self._same))
@@ -395,6 +409,10 @@ class _Unsent:
         self.changes.append(data)
         self._size += len(data)
         self._whole = self._turns.follow(data)
+
+    def last(self, origin: str) -> int:
+        """The counter of the last of them, if they are of an origin; else 0."""
+        return self._first + len(self.changes) - 1 if origin == self._origin and self.changes else 0
 
     def run(self, session_id: str, generation: str, *, fresh: bool) -> Run:
         """All of them, to be pushed; then there are none."""

@@ -28,6 +28,8 @@ class SyncStatus(msgspec.Struct):
     clock_offset: float | None = None
     """Seconds."""
     quarantined: int = 0
+    makes_room: bool = False
+    """Whether sessions are evicted when the directory gets full: the central store can be reached, and has some."""
 
     def reached(self, now_ms: int, asked_at: float) -> None:
         """The central store answered, with the time on its clock; the answer was asked for at a Unix time."""
@@ -46,11 +48,12 @@ class SyncStatus(msgspec.Struct):
 
     def stopped(self) -> SyncStatus:
         """The same, of a worker that does not run any more."""
-        return msgspec.structs.replace(self, state="stopped")
+        return msgspec.structs.replace(self, state="stopped", makes_room=False)
 
     def failed(self, error: BaseException) -> None:
         """The last contact failed, and it is tried again; or somebody must act, and it is tried again nevertheless."""
         self.state = "offline" if isinstance(error, RemoteUnavailable) else "blocked"
+        self.makes_room = False
         self.last_error = str(error) if isinstance(error, LocalFirstError) else f"{type(error).__name__}: {error}"
 
 

@@ -136,7 +136,8 @@ async def _problem_there(site: Site, head: Head, remote: _Remote, *, full: bool)
         return "" if head.generation is None else _LOST
     if isinstance(remote, RemoteRejected):
         return f"the central log can't be read: {remote}"
-    if (head.generation, head.seq, head.digest) != remote:
+    ahead = head.stub and remote.generation == head.generation and remote.seq > head.seq
+    if (head.generation, head.seq, head.digest) != remote and not ahead:  # A stub does not follow.
         return _difference(head, remote)
     return await _problem_in(site, head, remote) if full else ""
 
@@ -160,6 +161,8 @@ async def _digest_here(site: Site, key: SessionKey, head: Head) -> int:
         digest, seq = digest_after_kept(digest, entries), entries[-1].seq
     data = await patiently(partial(site.log.checkpoint, key, head.volume))
     folded = data is not None and decode_state(data).fold.seq == head.floor and hash_of(data) == head.floor_hash
+    if head.stub:  # What was folded is in the central store only.
+        return digest if seq == head.seq and data is None else -1
     return digest if seq == head.seq and folded == bool(head.floor) else -1
 
 

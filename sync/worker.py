@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,6 +27,7 @@ from localfirst.records import Aside, Direction, Head, SessionKey, session_key
 from localfirst.turns import Turns
 from localfirst.version import VERSION
 from sync.central.base import Hint
+from sync.evict import Evictor
 from sync.leader import Leadership
 from sync.replicate import Refusal, Replicator
 from sync.retry import LONGEST_WAIT, for_ever, patiently
@@ -58,6 +60,8 @@ EXPIRE_SECONDS: Final = 60.0
 SETTLE_ROWS: Final = 1000
 """How many rows later it is noted again that nothing is pending."""
 
+_PULLED_AT_ONCE: Final = 100
+"""Sessions that are fetched before it is seen to that there is room for more, where there is a limit."""
 _SWEEPS: Final = 20
 """Steps of removing, in one turn."""
 
@@ -69,10 +73,11 @@ class _Quarantined(Exception):
 
 
 class Options(NamedTuple):
-    """How often, in seconds."""
+    """How often, in seconds; and how large the directory may get, in bytes."""
 
     poll_interval: float = 5.0
     sync_interval: float = 0.02
+    size_limit: int | None = None
 
 
 class Worker:
@@ -90,6 +95,7 @@ class Worker:
         self._options = options
         self._leadership = Leadership(directory, site.namespace)
         self._replicator = Replicator(self._site)
+        self._evictor = Evictor(self._site, options.size_limit)
         self._turns = Turns(site.log)
         self._stopped: dict[tuple[SessionKey, Direction], Aside] = {}
         self._rounds = asyncio.Lock()
@@ -275,7 +281,7 @@ class Worker:
         """Until there is something to do: a change made here that may go, a hint, or the next poll."""
         while True:
             await patiently(self._look)
-            now, due = time.monotonic(), self._poll_at
+            now, due = time.monotonic(), min(self._poll_at, self._evictor.again_at)
             if self._dirty:
                 due = min(due, self._pushed_at + self._options.sync_interval)
             if self._hinted or self._asked or now >= due:
@@ -301,7 +307,9 @@ class Worker:
     async def _is_news(self, key: SessionKey, hint: Hint) -> bool:
         """Hints also come for what was pushed from here."""
         head = await patiently(lambda: self._log.head(key))
-        return head is not None and (head.generation != hint.generation or head.seq < hint.seq)
+        if head is None or head.stub:  # What was evicted comes when somebody wants it.
+            return False
+        return head.generation != hint.generation or head.seq < hint.seq
 
     async def _is_unknown(self, key: SessionKey) -> bool:
         """Whether it was not in the central store as far as is known here: somebody asked for it, so ask there."""
@@ -434,7 +442,8 @@ class Worker:
 
     def _tell(self) -> None:
         self.status.quarantined = len({key for key, _ in self._stopped})
-        told = (self.status.state, self.status.last_error, self.status.quarantined, int(time.monotonic()))
+        status = self.status
+        told = (status.state, status.last_error, status.quarantined, status.makes_room, int(time.monotonic()))
         if self.leads and told != self._told:  # At most once a second while nothing changes.
             publish(self._directory, self._namespace, self.status)
             self._told = told
@@ -453,14 +462,24 @@ class Worker:
         """Rounds until there is no more to push or pull. What can't be synced is put aside."""
         while True:
             push, pull = self._free(push, "push"), self._free(pull, "pull")
+            await self._make_room()
             if not push and not pull:
                 return
+            later: set[SessionKey] = set()
+            if self._evictor.limit is not None:
+                later = set(islice(pull, _PULLED_AT_ONCE, None))
             one_way = {key for key in push if (key, "pull") in self._stopped}
-            result = await self._replicator.round(push, pull, one_way)
+            result = await self._replicator.round(push, pull - later, one_way)
             self.status.went_well()
             self._tell()
             await self._put_aside(result.refused)
-            push, pull = result.push, result.pull
+            push, pull = result.push, result.pull | later
+
+    async def _make_room(self) -> None:
+        await self._evictor.run()
+        if self.leads and self.status.makes_room != self._evictor.makes_room:
+            self.status.makes_room = self._evictor.makes_room
+            self._tell()
 
     async def _expire(self, *, alone: bool = False) -> None:
         """Remove what expired from this disk. `alone`: the central store can't be reached."""
@@ -534,10 +553,14 @@ class Worker:
 
     async def _pull_one(self, session_id: str) -> None:
         key = await self._replicator.know(session_id)
+        self._evictor.spare(key)
         await self._sync(set(), {key})
         aside = self._stopped.get((key, "pull"))
         if aside is not None:
             raise _Quarantined(aside.reason)
+        head = await self._site.head(key)
+        if head is not None and head.stub:
+            raise _Quarantined(of_session(session_id, "the central store does not have it now"))
 
     async def _pull_everything(self) -> None:
         await self._replicator.discover()

@@ -1,0 +1,74 @@
+"""How much disk a store may take: whether there is room for another write, and what was read when.
+
+Sessions are evicted by the worker (`sync.evict`). Here is what an agent's calls have to do with it: next to nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from localfirst.errors import LocalFirstError, RemoteUnavailable, StoreBusy, StoreFull
+from localfirst.log import Log
+from localfirst.records import SessionKey
+
+FILLING: Final = 0.8
+"""Of the limit: from here on sessions are evicted; if none can be, that is told."""
+AT_EASE: Final = 0.75
+"""Down to which they are."""
+_LOOK_SECONDS: Final = 0.2
+_NOTE_SECONDS: Final = 600.0
+_MOST_NOTED: Final = 10_000
+
+
+class Evicted(RemoteUnavailable):
+    """The session was evicted from this disk, and could not be fetched; nothing is lost."""
+
+
+class Room:
+    """What is left of a limit on the disk space of a directory."""
+
+    def __init__(self, log: Log, limit: int, tell: Callable[[int, int], None]) -> None:
+        self.limit = limit
+        self.makes_room: Callable[[], bool] = lambda: False
+        """Whether sessions can be evicted, as far as is known here."""
+        self._log = log
+        self._tell = tell
+        self._look_at = 0.0
+        self._size = 0
+        self._full = self._told = False
+        self._noted: dict[SessionKey, float] = {}
+
+    def check(self) -> None:
+        """Raise `StoreFull` if no more may be written. Looks at the disk five times a second, at most, until then."""
+        now = time.monotonic()
+        if self._full or now >= self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            with suppress(StoreBusy):
+                self._look()
+        if self._full:
+            raise StoreFull(
+                f"{self._log.rows.directory} takes {self._size} bytes, its size_limit is {self.limit}, and no session"
+                " can be evicted now; nothing of this call was stored: let it sync, delete sessions, or raise the limit"
+            )
+
+    def _look(self) -> None:
+        self._size = self._log.rows.disk_bytes()
+        tight = self._size > FILLING * self.limit and not self.makes_room()
+        self._full = tight and self._size > self.limit
+        told, self._told = self._told, tight or (self._told and self._size > AT_EASE * self.limit)
+        if tight and not told:
+            self._tell(self._size, self.limit)
+
+    def used(self, key: SessionKey) -> None:
+        """A session was read: noted on disk once in ten minutes, for what is used least is evicted first."""
+        now = time.monotonic()
+        if now < self._noted.get(key, 0.0):
+            return
+        if len(self._noted) >= _MOST_NOTED:
+            self._noted.clear()
+        self._noted[key] = now + _NOTE_SECONDS
+        with suppress(LocalFirstError):  # Whoever reads needs no disk that can be written.
+            self._log.use(key)
