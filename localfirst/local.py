@@ -256,6 +256,14 @@ class Local:
                 return
             time.sleep(0.002)
 
+    def put_in_order(self, *, alone: bool) -> None:
+        """What another process left undone; see `scrub` and `expire`."""
+        try:
+            self.scrub(patience=0.0)
+        except LocalFirstError as error:
+            _logger.warning("%s: what was deleted is not scrubbed now: %s", self._path, error)
+        self.expire(alone=alone)
+
     def expire(self, *, alone: bool, limit: float = 0.05) -> None:
         """Drop sessions that expired, as far as the disk lets it and that takes no more than so many seconds. Unless
         `alone`, those that the central store had are left to it."""

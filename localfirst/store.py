@@ -167,8 +167,7 @@ class Store:
         if self._local.room is not None and self._link is not None:
             self._local.room.makes_room = self._link.makes_room
         self._local.wrote = self._link.host.wake if self._link else None
-        self._local.scrub(patience=0.0)
-        self._local.expire(alone=self._link is None)
+        self._local.put_in_order(alone=self._link is None)
         _stores.add(self)
 
     # Sessions.
