@@ -429,7 +429,10 @@ def test_a_directory_that_is_deleted_under_its_store_is_told_and_comes_back_from
     session.add_message("user", "before")
     store.flush(10)
     shutil.rmtree(tmp_path / "a")
-    eventually(lambda: store._link is not None and store._link.host.status.state == "blocked")
+    assert store._link is not None
+    shown = store._link.host.status
+    eventually(lambda: shown.state == "stopped")
+    assert "open the store again" in str(shown.last_error)
     calls: list[Callable[[], object]] = [
         lambda: session.add_message("user", "after"),
         session.get_messages,
