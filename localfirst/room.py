@@ -19,6 +19,7 @@ FILLING: Final = 0.8
 AT_EASE: Final = 0.75
 """Down to which they are."""
 _LOOK_SECONDS: Final = 0.2
+_LOOK_WRITES: Final = 100
 _NOTE_SECONDS: Final = 600.0
 _MOST_NOTED: Final = 10_000
 
@@ -37,15 +38,16 @@ class Room:
         self._log = log
         self._tell = tell
         self._look_at = 0.0
-        self._size = 0
+        self._size = self._writes = 0
         self._full = self._told = False
         self._noted: dict[SessionKey, float] = {}
 
     def check(self) -> None:
-        """Raise `StoreFull` if no more may be written. Looks at the disk five times a second, at most, until then."""
+        """Raise `StoreFull` if no more may be written. Until then, looks at the disk now and then only."""
         now = time.monotonic()
-        if self._full or now >= self._look_at:
-            self._look_at = now + _LOOK_SECONDS
+        self._writes += 1
+        if self._full or now >= self._look_at or self._writes >= _LOOK_WRITES:
+            self._look_at, self._writes = now + _LOOK_SECONDS, 0
             with suppress(StoreBusy):
                 self._look()
         if self._full:

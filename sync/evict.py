@@ -27,9 +27,9 @@ _BATCH: Final = 20
 """Sessions that the central store is asked for at once."""
 _STEP_SECONDS: Final = 0.05
 """After which others have their turn."""
-_SCAN_SECONDS: Final = 0.5
+_SCAN_SECONDS: Final = 0.25
 """Between two looks for what could go."""
-_SPARED_SECONDS: Final = 1.0
+_SPARED_SECONDS: Final = 0.3
 """Whoever had a session fetched reads it first."""
 _GIVEN_BACK: Final = 8
 
@@ -102,7 +102,7 @@ class Evictor:
 
     async def _move_log(self) -> None:
         assert self.limit is not None
-        if self._site.log.rows.wal_bytes() > self.limit // 16:
+        if self._site.log.rows.wal_bytes() > self.limit // 8:
             await asyncio.to_thread(self._site.log.rows.shrink)
 
     async def _confirm(self) -> deque[tuple[SessionKey, Head]]:
