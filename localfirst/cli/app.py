@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from localfirst import __version__
 from localfirst.cli.demo.command import demo
 from localfirst.cli.exits import EXIT_CODES, exit_code
+from localfirst.cli.lives import cleanup, delete
 from localfirst.cli.output import LOST, print_error
 from localfirst.cli.quarantine import quarantine
 from localfirst.cli.sessions import ls, show
@@ -75,6 +76,8 @@ app.command(epilog=EXIT_CODES)(ls)
 app.command(epilog=EXIT_CODES)(show)
 app.command(epilog=EXIT_CODES)(verify)
 app.add_typer(quarantine)
+app.command(epilog=EXIT_CODES)(delete)
+app.command(epilog=EXIT_CODES)(cleanup)
 app.command(epilog=EXIT_CODES)(reseed)
 app.command("export", epilog=EXIT_CODES)(export_session)
 app.command("import", epilog=EXIT_CODES)(import_session)

@@ -127,6 +127,15 @@ def ago(when: datetime | None) -> str:
     return "never" if when is None else f"{duration((datetime.now(timezone.utc) - when).total_seconds())} ago"
 
 
+def ahead(when: datetime | None) -> str:
+    """In how long something will be.
+
+    >>> ahead(None)
+    'never'
+    """
+    return "never" if when is None else f"in {duration((when - datetime.now(timezone.utc)).total_seconds())}"
+
+
 def duration(seconds: float) -> str:
     """A length of time, in its largest unit.
 

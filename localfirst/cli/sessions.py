@@ -11,7 +11,7 @@ from rich.text import Text
 
 from localfirst.cli import stores
 from localfirst.cli.options import AsJson, Branch, Namespace, Remote, SessionId, StorePath
-from localfirst.cli.output import ago, console, count, name, one_line, plain, print_json, size, state_text
+from localfirst.cli.output import ago, ahead, console, count, name, one_line, plain, print_json, size, state_text
 from localfirst.metadata import Conflict
 from localfirst.status import Branch as BranchInfo
 from localfirst.status import SessionInfo
@@ -78,7 +78,8 @@ def _table(infos: list[SessionInfo]) -> Table:
     table.add_column("session", overflow="fold")
     for title in ("items", "size", "pending"):
         table.add_column(title, justify="right", no_wrap=True)
-    for title in ("state", "changed"):
+    expire = any(info.expires_at for info in infos)
+    for title in ("state", "changed", "expires") if expire else ("state", "changed"):
         table.add_column(title, no_wrap=True)
     for info in infos:
         table.add_row(
@@ -88,6 +89,7 @@ def _table(infos: list[SessionInfo]) -> Table:
             str(info.pending),
             state_text(info.state),
             ago(info.updated_at),
+            *([ahead(info.expires_at)] if expire else []),
         )
     return table
 
@@ -100,8 +102,9 @@ def _as_dict(conflict: Conflict) -> dict[str, Any]:
 def _print_head(info: SessionInfo, branches: list[BranchInfo]) -> None:
     out = console()
     waiting = f", {info.pending} pending" if info.pending else ""
-    head = Text(name(info.session_id), style="bold")
-    out.print(head.append(f"  {count(info.items, 'item')}, {size(info.bytes)}, {info.state}{waiting}", style="dim"))
+    expires = f", expires {ahead(info.expires_at)}" if info.expires_at else ""
+    head, told = Text(name(info.session_id), style="bold"), f"{count(info.items, 'item')}, {size(info.bytes)}"
+    out.print(head.append(f"  {told}, {info.state}{waiting}{expires}", style="dim"))
     if len(branches) > 1:
         out.print(Text("branches: " + ", ".join(map(_branch, branches)), style="dim"))
 

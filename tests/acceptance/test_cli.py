@@ -21,7 +21,20 @@ import localfirst
 from localfirst.cli.app import app
 
 UNREACHABLE = "redis://:hunter2@127.0.0.1:1/0"
-COMMANDS = ("demo", "status", "sync", "ls", "show", "verify", "quarantine", "reseed", "export", "import")
+COMMANDS = (
+    "demo",
+    "status",
+    "sync",
+    "ls",
+    "show",
+    "verify",
+    "quarantine",
+    "delete",
+    "cleanup",
+    "reseed",
+    "export",
+    "import",
+)
 
 Invoke = Callable[..., Result]
 
@@ -111,7 +124,7 @@ def test_help_lists_the_commands_there_are_and_their_exit_codes(run: Invoke) -> 
     for name in COMMANDS:
         assert name in text
         assert "Exit codes: 0 it went well" in " ".join(run(name, "--help").output.split())
-    for later in ("rotate", "doctor", "cleanup"):
+    for later in ("rotate", "doctor"):
         assert later not in text
 
 
@@ -147,7 +160,9 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
 # A store that is not there, a session that is not there.
 
 
-@pytest.mark.parametrize("command", [["ls"], ["status"], ["show", "user-1"], ["export", "user-1"]])
+@pytest.mark.parametrize(
+    "command", [["ls"], ["status"], ["show", "user-1"], ["export", "user-1"], ["delete", "user-1"], ["cleanup"]]
+)
 def test_looking_makes_no_store(command: list[str], run: Invoke, tmp_path: Path) -> None:
     result = run(*command, "--store", tmp_path / "nowhere")
     assert result.exit_code == 1
@@ -155,7 +170,7 @@ def test_looking_makes_no_store(command: list[str], run: Invoke, tmp_path: Path)
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("command", ["show", "export"])
+@pytest.mark.parametrize("command", ["show", "export", "delete"])
 @pytest.mark.parametrize("session_id", ["user", "user-12", "zzz"])
 def test_no_such_session(command: str, session_id: str, run: Invoke, home: Path) -> None:
     result = run(command, session_id, "--store", home)
@@ -551,3 +566,63 @@ def test_files_that_can_not_be_read_or_written(run: Invoke, home: Path, tmp_path
     no_directory = run("export", "user-1", "--store", home, "-o", tmp_path / "no" / "file")
     assert no_directory.exit_code == 1
     assert "can't be written" in error_of(no_directory)
+
+
+@pytest.fixture
+def synced(home: Path, central: str, run: Invoke) -> Path:
+    """The same store, in sync with a central store."""
+    run("sync", "--once", "--store", home, "--remote", central)
+    return home
+
+
+def test_delete_asks(run: Invoke, home: Path) -> None:
+    asked = run("delete", "user-1", "--store", home, input="n\n")
+    assert asked.exit_code == 1
+    assert "Delete user-1 (2 items, 3 pending)?" in asked.stderr
+    assert "user-1" in run("ls", "--store", home).stdout
+    assert run("delete", "user-1", "--store", home, input="y\n").exit_code == 0
+    assert "user-1" not in run("ls", "--store", home).stdout
+
+
+def test_a_deletion_goes_up_with_the_next_sync(run: Invoke, synced: Path, central: str, tmp_path: Path) -> None:
+    deleted = run("delete", "user-1", "--yes", "--store", synced, "--json")
+    assert (deleted.exit_code, json.loads(deleted.stdout)) == (0, {"deleted": ["user-1"]})
+    with localfirst.open(tmp_path / "other", remote=central, worker="none") as other:
+        other.refresh(20)
+        assert len(other.session("user-1")) == 2, "nobody synced yet"
+        assert run("sync", "--once", "--store", synced, "--remote", central).exit_code == 0
+        other.refresh(20)
+        assert [info.session_id for info in other.sessions()] == ["other"]
+    assert [info["session_id"] for info in json.loads(run("ls", "--store", synced, "--json").stdout)] == ["other"]
+
+
+def test_cleanup_tells_what_it_deletes_and_asks(run: Invoke, home: Path) -> None:
+    assert run("cleanup", "--store", home).stdout == "0 sessions deleted here; elsewhere with the next sync\n"
+    looked = run("cleanup", "--idle-for", "0s", "--dry-run", "--store", home)
+    assert looked.exit_code == 0
+    assert [line.split(" ")[0] for line in looked.stdout.splitlines()] == ["other", "user-1"]
+    asked = run("cleanup", "--idle-for", "0s", "--store", home, input="n\n")
+    assert asked.exit_code == 1
+    assert "Delete 2 sessions?" in asked.stderr
+    assert len(run("ls", "--store", home).stdout.splitlines()) == 3
+    done = run("cleanup", "--idle-for", "0s", "--yes", "--json", "--store", home)
+    assert json.loads(done.stdout) == {"deleted": ["other", "user-1"]}
+    assert run("ls", "--store", home).stdout == "no sessions\n"
+
+
+@pytest.mark.parametrize("length", ["", "30", "d", "-1d", "1y", "999999999w", "1.5h"])
+def test_what_is_no_length_of_time(length: str, run: Invoke, home: Path) -> None:
+    result = run("cleanup", "--idle-for", length, "--store", home)
+    assert result.exit_code == 2
+    assert "30d" in result.stderr
+
+
+def test_ls_and_show_tell_when_a_session_expires(run: Invoke, home: Path) -> None:
+    assert "expires" not in run("ls", "--store", home).stdout
+    with localfirst.open(home) as store:
+        store.session("other", ttl=7205).add_message("user", "Hi again")
+    heading, *lines = run("ls", "--store", home).stdout.splitlines()
+    assert heading.split()[-1] == "expires"
+    assert [line.split()[-2:] for line in lines] == [["2", "h"], ["ago", "never"]]
+    assert "expires in 2 h" in run("show", "other", "--store", home).stdout
+    assert json.loads(run("show", "other", "--store", home, "--json").stdout)["session"]["expires_at"]
