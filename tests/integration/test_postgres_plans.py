@@ -89,7 +89,7 @@ async def test_plans_within_the_functions_go_through_the_primary_keys(filled: Po
         assert tuple(row) == (True, after + 1)
     await connection.fetch(
         "select * from localfirst.push($1, $2, '{g}', '{t}', '{r1}', '{1}', '{21}', '{21}', "
-        "'{1}', '{0}', '{0}', '{main}', '{append}', $3, '{1}', '{1}')",
+        "'{1}', '{0}', '{0}', '{main}', '{append}', $3, '{1}', '{1}', '{null}', 0)",
         NAMESPACE,
         ["session-7"],
         [b"[]"],

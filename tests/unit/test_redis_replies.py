@@ -12,8 +12,10 @@ from localfirst.errors import RemoteRejected
 from sync.central.base import FORMAT_VERSION, Head, LogEntry, Pulled, PushStatus
 from sync.central.redis import replies
 
-PUSH: Final[list[Any]] = [b"ok", b"g", 3, 1, 7, 1, 2, 1_000, 2_000, b""]
+PUSH: Final[list[Any]] = [b"ok", b"g", 3, 1, 7, 1, 2, 1_000, 5_000, b""]
 HEAD: Final[list[Any]] = [b"g", 7, 1, 2]
+PAGE: Final[list[Any]] = [*HEAD, 5_000, b""]
+MISSING: Final[list[Any]] = [b"", 0, 0, 0, 0, b"deleted", 0, []]
 DIGEST = bytes(8)
 LANE = 1 << 31
 STRANGE: Final[list[Any]] = [None, b"", [], {}]
@@ -30,8 +32,8 @@ def test_what_makes_sense() -> None:
     assert replies.head(None) is None
     one = [b"1000:" + DIGEST + b"one", b"1000:" + DIGEST + b"two", b"1001:" + DIGEST]
     expected = [LogEntry(5, 1000, b"one"), LogEntry(6, 1000, b"two"), LogEntry(7, 1001, b"")]
-    assert replies.pulled([*HEAD, 2_000, b"", 0, one], 4) == Pulled(head, False, expected, 2_000)
-    assert replies.pulled([b"", 0, 0, 0, 0, b"deleted", 0, []], 4) == Pulled(None, False, [], ended="deleted")
+    assert replies.pulled([*PAGE, 0, one], 4) == Pulled(head, False, expected, 5_000)
+    assert replies.pulled(MISSING, 4) == Pulled(None, False, [], ended="deleted")
 
 
 @pytest.mark.parametrize(
@@ -49,13 +51,16 @@ def test_what_makes_sense() -> None:
         (replies.pushed, changed(PUSH, 2, -1)),
         (replies.pushed, changed(PUSH, 4, 1 << 53)),
         (replies.pushed, changed(PUSH, 5, LANE)),
+        (replies.pushed, changed(PUSH, 8, -1)),
         (replies.head, changed(HEAD, 3, LANE)),
         (replies.head, changed(HEAD, 1, 7.5)),
         (replies.checkpoint, [*HEAD, None]),
         (replies.count, -1),
         (replies.members, [b"s", 1]),
+        (partial(replies.pulled, after=0), None),
+        (partial(replies.pulled, after=0), [*HEAD, 0, []]),
         *(
-            (partial(replies.pulled, after=0), [*HEAD, 0, b"", 0, elements])
+            (partial(replies.pulled, after=0), [*PAGE, 0, elements])
             for elements in (None, [b""], [b"1000"], [b"x:" + DIGEST], [b":" + DIGEST], [b"1000:" + DIGEST[1:]], [7])
         ),
     ],

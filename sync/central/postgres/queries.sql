@@ -43,7 +43,8 @@ select w.n, l.generation, l.head, l.digest,
     page.last,
     case when l.expires_at < 'infinity' then (extract(epoch from l.expires_at) * 1000)::bigint else 0 end as expires_at,
     case
-        when w.generation is distinct from l.generation then localfirst.how_ended($1, w.session_id, w.generation)
+        when w.generation is not null and w.generation is distinct from l.generation
+            then localfirst.how_ended($1, w.session_id, w.generation)
     end as ended,
     c.seq, (extract(epoch from c.admitted_at) * 1000)::bigint as admitted_at,
     c.origin, c.counter, c.time, c.base, c.branch, c.kind, c.body, c.turn

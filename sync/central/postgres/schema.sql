@@ -528,6 +528,8 @@ declare
     gone integer;
     s record;
 begin
+    -- Nobody minds if it has to be done again; and no lock waits for the disk.
+    perform set_config('synchronous_commit', 'off', true);
     swept := 0;
     more := false;
     for s in

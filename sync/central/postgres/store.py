@@ -46,7 +46,7 @@ LARGE_AT_ONCE: Final = 2
 IDLE_SECONDS: Final = 60.0
 """Shorter than what routers between give a connection that nobody uses."""
 CLOSE_SECONDS: Final = 5.0
-SWEEP_SESSIONS: Final = 50
+SWEEP_SESSIONS: Final = 20
 SWEEP_CHANGES: Final = 1_000
 """Removed in one statement: what it locks, it holds for a few milliseconds."""
 MAX_NAMESPACE_BYTES: Final = 512
