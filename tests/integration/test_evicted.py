@@ -92,7 +92,9 @@ def test_every_call_brings_a_session_back(opened: Open, central: str) -> None:
         assert len(await session.get_items()) == 2
 
     async def pop(session: localfirst.Session) -> None:
-        assert (await session.pop_item())["content"] == "two"
+        item = await session.pop_item()
+        assert item is not None
+        assert item["content"] == "two"
 
     async def add(session: localfirst.Session) -> None:
         await session.add_items([{"role": "user", "content": "three"}])
@@ -175,11 +177,12 @@ def test_a_store_without_a_central_store_is_full_at_its_limit(opened: Open) -> N
     assert len(session) == count
     [(size, limit)] = told
     assert 0.8 * LIMIT < size < LIMIT == limit
-    for write in (
+    writes: tuple[Callable[[], None], ...] = (
         lambda: session.set("key", 1),
         session.clear,
         lambda: asyncio.run(session.add_items(["x"])),
-    ):
+    )
+    for write in writes:
         with pytest.raises(StoreFull):
             write()
     assert store.status().disk_bytes > LIMIT
