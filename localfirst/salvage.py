@@ -324,7 +324,7 @@ def is_whole(log: Log, key: SessionKey, head: Head) -> bool:
 
 def _follows(log: Log, key: SessionKey, head: Head) -> bool:
     checkpoint = log.checkpoint(key, head.volume) if head.floor else None
-    if head.floor and (checkpoint is None or hash_of(checkpoint) != head.floor_hash):
+    if head.floor and not head.stub and (checkpoint is None or hash_of(checkpoint) != head.floor_hash):
         return False
     seq, digest, after = head.floor, head.floor_digest, -1
     while pages := log.pages(key, head.volume, after):
