@@ -21,6 +21,8 @@ from localfirst.errors import StoreClosed, StoreMoved
 DATABASE: Final[str] = DBNAME
 """The file, in its directory."""
 
+_WAL_BYTES: Final = 4 << 20
+"""What is left of the write-ahead log after it has grown."""
 # Pages (4 KiB) of the write-ahead log from which an agent's write moves it into the database, if no worker did before.
 # Rarely: it costs milliseconds. With fsync sooner: a file that is written over syncs faster than one that grows.
 _CHECKPOINT_PAGES: Final = {False: 8192, True: 1000}
@@ -131,6 +133,7 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
             connection.execute("PRAGMA cache_size = -8192")
             connection.execute("PRAGMA secure_delete = ON")  # What is deleted is overwritten, not only forgotten.
+            connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES[self._fsync]}")
         except sqlite3.Error:
             connection.close()

@@ -49,7 +49,9 @@ def file_stem(namespace: str) -> str:
 
 
 def is_led(directory: Path, namespace: str) -> bool:
-    """Whether some process leads."""
+    """Whether some process leads. Makes no file: who only looks may be another user."""
+    if not (directory / f"{file_stem(namespace)}.lock").exists():
+        return False
     leadership = Leadership(directory, namespace)
     if not leadership.take():
         return True

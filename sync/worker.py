@@ -147,6 +147,9 @@ class Worker:
 
         `once`: give up when the central store can't be reached, or a turn is open, instead of trying again.
         """
+        if not self._identified and not once:
+            with suppress(RemoteUnavailable):  # Is it the one that has what was sent? If not, there is more to send.
+                await self._attempt(_nothing)
         keys = (
             list(await patiently(self._waiting)) if session_id is None else [session_key(self._namespace, session_id)]
         )

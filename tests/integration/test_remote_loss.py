@@ -446,3 +446,22 @@ def test_a_directory_that_is_deleted_under_its_store_is_told_and_comes_back_from
     assert not (tmp_path / "a" / "data").exists()
     with localfirst.open(tmp_path / "a", remote=central) as again:
         assert contents(again.session("s")) == ["before"]
+
+
+@pytest.mark.parametrize("worker", ["none", "thread"])
+def test_a_flush_finds_that_the_central_store_is_another_one(tmp_path: Path, worker: Any) -> None:
+    """Also if all had been sent to the one before."""
+    old, new = ((tmp_path / name).as_uri() for name in ("old", "new"))
+    with localfirst.open(tmp_path / "a", remote=old) as store:
+        store.session("s").add_message("user", "x")
+        store.flush(30)
+    with localfirst.open(tmp_path / "a", remote=new, worker=worker) as store:
+        store.flush(30)
+    with localfirst.open(tmp_path / "b", remote=new) as other:
+        other.refresh(30)
+        assert [message["content"] for message in other.session("s").get_messages()] == ["x"]
+
+
+def test_a_flush_with_nothing_to_send_does_not_wait_for_a_server(tmp_path: Path) -> None:
+    with localfirst.open(tmp_path / "a", remote="redis://127.0.0.1:1") as store:
+        store.flush(5)
