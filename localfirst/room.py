@@ -18,6 +18,8 @@ FILLING: Final = 0.8
 """Of the limit: from here on sessions are evicted; if none can be, that is told."""
 AT_EASE: Final = 0.75
 """Down to which they are."""
+LOG: Final = 0.25
+"""What the write-ahead log may take of it, where there is no more room."""
 _LOOK_SECONDS: Final = 0.2
 _LOOK_WRITES: Final = 100
 _NOTE_SECONDS: Final = 600.0
@@ -57,8 +59,13 @@ class Room:
             )
 
     def _look(self) -> None:
-        self._size = self._log.rows.disk_bytes()
+        rows = self._log.rows
+        self._size = rows.disk_bytes()
         tight = self._size > FILLING * self.limit and not self.makes_room()
+        if tight and rows.wal_bytes() > LOG * self.limit:
+            rows.shrink()
+            self._size = rows.disk_bytes()
+            tight = self._size > FILLING * self.limit
         self._full = tight and self._size > self.limit
         told, self._told = self._told, tight or (self._told and self._size > AT_EASE * self.limit)
         if tight and not told:

@@ -47,6 +47,7 @@ _SETTINGS: Final = {
     "sqlite_auto_vacuum": 2,  # Incremental: freed pages are given back when asked, not in each commit.
     "sqlite_mmap_size": 0,  # A truncated file must be an error, not a SIGBUS.
 }
+_LONG_LOG: Final = 1 << 20
 _FORMAT_KEY: Final = "localfirst_format"
 _INSERT: Final = f"INSERT INTO Cache (key, raw, store_time, mode, tag, value) VALUES (?, 1, ?, {MODE_RAW}, ?, ?)"
 _INSERT_LAST: Final = (
@@ -380,7 +381,8 @@ class Rows:
 
     def shrink(self) -> None:
         """As `checkpoint`, and give back to the disk what the write-ahead log takes, unless another process reads."""
-        self.checkpoint()
+        if self.wal_bytes() > _LONG_LOG:
+            self.checkpoint()  # Most of it without keeping anybody from writing.
         with self._using() as execute, self._connections.writing:
             execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 

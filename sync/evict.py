@@ -17,7 +17,7 @@ from typing import Final
 
 from localfirst.errors import LocalFirstError, RemoteRejected
 from localfirst.records import Head, SessionKey
-from localfirst.room import AT_EASE, FILLING
+from localfirst.room import AT_EASE, FILLING, LOG
 from sync.central.base import Head as RemoteHead
 from sync.compact import load_state
 from sync.retry import patiently
@@ -31,7 +31,6 @@ _SCAN_SECONDS: Final = 0.25
 """Between two looks for what could go."""
 _SPARED_SECONDS: Final = 0.3
 """Whoever had a session fetched reads it first."""
-_GIVEN_BACK: Final = 8
 
 _logger: Final = logging.getLogger("localfirst.sync")
 
@@ -69,10 +68,6 @@ class Evictor:
         self.makes_room = await self._make_room(AT_EASE * self.limit)
         self._queue.extendleft(key for key, _ in reversed(self._confirmed))
         self._confirmed.clear()
-        for _ in range(_GIVEN_BACK):
-            if not await patiently(self._site.log.rows.give_back):
-                break
-        await self._move_log()
 
     async def _make_room(self, enough: float) -> bool:
         deadline = time.monotonic() + _STEP_SECONDS
@@ -102,7 +97,7 @@ class Evictor:
 
     async def _move_log(self) -> None:
         assert self.limit is not None
-        if self._site.log.rows.wal_bytes() > self.limit // 8:
+        if self._site.log.rows.wal_bytes() > LOG * self.limit:
             await asyncio.to_thread(self._site.log.rows.shrink)
 
     async def _confirm(self) -> deque[tuple[SessionKey, Head]]:

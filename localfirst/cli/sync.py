@@ -54,6 +54,15 @@ def sync(
             " `localfirst reseed` (or `quarantine retry`, for one session).",
         ),
     ] = OnLoss.RESEED,
+    size_limit: Annotated[
+        int | None,
+        typer.Option(
+            "--size-limit",
+            metavar="BYTES",
+            show_default=False,
+            help="Evict sessions that are in the central store when the directory takes more than 80 % of this.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Sync a store with its central store until SIGINT or SIGTERM.
@@ -65,17 +74,21 @@ def sync(
     url, loss = checked_remote(remote), _loss(on_loss)
     if once:
         with interruptible():
-            _sync_once(stores.home(store), url, namespace, timeout, loss, as_json)
+            _sync_once(stores.home(store), url, namespace, timeout, loss, size_limit, as_json)
     else:
-        _sync_on(stores.home(store), url, namespace, timeout, loss, as_json)
+        _sync_on(stores.home(store), url, namespace, timeout, loss, size_limit, as_json)
 
 
 def _loss(chosen: OnLoss) -> RemoteLoss:
     return "ask" if chosen is OnLoss.ASK else "reseed"
 
 
-def _sync_once(path: Path, remote: str, namespace: str, timeout: float, loss: RemoteLoss, as_json: bool) -> None:
-    opened = localfirst.open(path, remote=remote, namespace=namespace, worker="none", on_remote_loss=loss)
+def _sync_once(
+    path: Path, remote: str, namespace: str, timeout: float, loss: RemoteLoss, limit: int | None, as_json: bool
+) -> None:
+    opened = localfirst.open(
+        path, remote=remote, namespace=namespace, worker="none", on_remote_loss=loss, size_limit=limit
+    )
     deadline = time.monotonic() + timeout
     try:
         refused = _refusal_of(lambda: opened.flush(timeout))
@@ -103,10 +116,12 @@ def _refusal_of(call: Callable[[], None]) -> RemoteRejected | None:
     return None
 
 
-def _sync_on(path: Path, remote: str, namespace: str, timeout: float, loss: RemoteLoss, as_json: bool) -> None:
+def _sync_on(
+    path: Path, remote: str, namespace: str, timeout: float, loss: RemoteLoss, limit: int | None, as_json: bool
+) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     stop = _until_signalled()
-    opened = localfirst.open(path, remote=remote, namespace=namespace, on_remote_loss=loss)
+    opened = localfirst.open(path, remote=remote, namespace=namespace, on_remote_loss=loss, size_limit=limit)
     try:
         _tell_changes(opened, stop, as_json)
     finally:
