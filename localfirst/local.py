@@ -125,21 +125,25 @@ class Local:
 
     async def read_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """As `read`; a session that takes long to load, and a busy directory, are waited for off the event loop."""
+        view = self.view(key, session_id)
         if self.room is not None:
             self.room.used(key)
-        return await self._soon(self.view(key, session_id), partial(_look, look=look))
+        if not view.is_costly():
+            try:
+                return _look(view, look)
+            except StoreBusy:
+                pass
+        return await self._writer.run_aside(partial(_look, view, look))
 
     async def glance_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """As `glance`, in the way of `read_soon`."""
-        return await self._soon(self.view(key, session_id), partial(_glance, look=look))
-
-    async def _soon(self, view: View, look: Callable[[View], T]) -> T:
+        view = self.view(key, session_id)
         if not view.is_costly():
             try:
-                return look(view)
+                return _glance(view, look)
             except StoreBusy:
                 pass
-        return await self._writer.run_aside(partial(look, view))
+        return await self._writer.run_aside(partial(_glance, view, look))
 
     def write(
         self,
@@ -210,11 +214,6 @@ class Local:
                 except LocalFirstError:
                     self._unended.append(ended)
                     return
-
-    def check_room(self) -> None:
-        """Before something is written: raise `StoreFull` if there is no room for it."""
-        if self.room is not None:
-            self.room.check()
 
     def disk_bytes(self) -> int:
         """What the directory takes on disk."""

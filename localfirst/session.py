@@ -103,7 +103,11 @@ class Session:
             limit = self._default_limit()
         branch = await self._branch_soon()
         local, look = self._store._local, partial(plans.last, limit=limit, branch=branch)
-        return jsonvalue.decode_each(await self._whole_soon(partial(local.read_soon, self._key, self.session_id, look)))
+        try:
+            found = await local.read_soon(self._key, self.session_id, look)
+        except Evicted:
+            found = await self._whole_soon(partial(local.read_soon, self._key, self.session_id, look))
+        return jsonvalue.decode_each(found)
 
     async def pop_item(self) -> Any | None:
         """Remove the last item and return it; None if there is none.
@@ -492,16 +496,26 @@ class Session:
     def _write(self, plan: Plan, *, fresh: bool = False) -> None:
         local, branch = self._store._local, self._branch()
         turn = turn_of(local, self._key)
-        local.check_room()
-        write = partial(local.write, self._key, self.session_id, plan, fresh=fresh, turn=turn)
-        self._whole(partial(write, branch=branch, wish=self._wish))
+        if local.room is not None:
+            local.room.check()
+        try:
+            local.write(self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self._wish)
+        except Evicted:
+            write = partial(local.write, self._key, self.session_id, plan, fresh=fresh, turn=turn)
+            self._whole(partial(write, branch=branch, wish=self._wish))
 
     async def _write_soon(self, plan: Plan, *, fresh: bool = False) -> None:
         local, branch = self._store._local, await self._branch_soon()
         turn = turn_of(local, self._key)
-        local.check_room()
-        write = partial(local.write_soon, self._key, self.session_id, plan, fresh=fresh, turn=turn)
-        await self._whole_soon(partial(write, branch=branch, wish=self._wish))
+        if local.room is not None:
+            local.room.check()
+        try:
+            await local.write_soon(
+                self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self._wish
+            )
+        except Evicted:
+            write = partial(local.write_soon, self._key, self.session_id, plan, fresh=fresh, turn=turn)
+            await self._whole_soon(partial(write, branch=branch, wish=self._wish))
 
     def _whole(self, call: Callable[[], T]) -> T:
         """What a call gives, for which the session is fetched if it was evicted."""

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from localfirst import jsonvalue
-from localfirst.change import APPEND, CLEAR
+from localfirst.change import APPEND, CLEAR, PUT
+from localfirst.metadata import encode_put
 from localfirst.records import session_key
 from localfirst.room import Evicted
 from localfirst.testing.memory import MemoryServer
+from localfirst.view import Plan
 from sync.evict import Evictor
 from sync.site import Limits, Settled
 from sync.verify import Verifier
@@ -54,6 +56,10 @@ def add(replica: Replica, item: object, name: str = "s") -> None:
     """As an agent does that looks at nothing."""
     body = jsonvalue.join([jsonvalue.encode(item)])
     replica.view(name).write(lambda _: [(APPEND, body)], fresh=False)
+
+
+def _puts(number: int) -> Plan:
+    return lambda _: [(PUT, encode_put("k", "last", jsonvalue.encode(number)))]
 
 
 def lose(server: MemoryServer) -> None:
@@ -292,3 +298,17 @@ async def test_nothing_that_is_pending_is_evicted(make: Make) -> None:
     await evictor.run()
     assert not evictor.makes_room
     assert not any(a.head(f"s{number}").stub for number in range(30))
+
+
+async def test_a_stub_is_never_folded(make: Make) -> None:
+    limits = Limits(compact_after=8, compact_bytes=-(1 << 20), keep=2)
+    a, b = make("a", limits=limits), make("b")
+    a.add("s", "one")
+    await a.sync("s")
+    assert evict(a)
+    for number in range(20):
+        a.view("s").write(_puts(number), fresh=False)
+        await a.replicator.round([session_key("default", "s")], [])
+    assert a.head("s").stub
+    await b.sync("s")
+    assert b.items("s") == ["one"], "a checkpoint would stand for what it does not have"
