@@ -300,6 +300,25 @@ async def test_nothing_that_is_pending_is_evicted(make: Make) -> None:
     assert not any(a.head(f"s{number}").stub for number in range(30))
 
 
+async def test_what_went_up_above_a_stub_is_not_waited_for_where_it_does_not_fit(
+    make: Make, server: MemoryServer
+) -> None:
+    a = make("a")
+    a.add("s", "one")
+    await a.sync("s")
+    backup = backup_of(server)
+    a.add("s", "evicted")
+    await a.sync("s")
+    assert evict(a)
+    add(a, "behind that")
+    await a.replicator.round([session_key("default", "s")], [])
+    restore(server, backup)
+    add(a, "pending")
+    assert (await a.sync("s")).refused == {}
+    assert a.items("s") == ["one", "pending"]
+    assert a.pending("s") == 0
+
+
 async def test_a_stub_is_never_folded(make: Make) -> None:
     limits = Limits(compact_after=8, compact_bytes=-(1 << 20), keep=2)
     a, b = make("a", limits=limits), make("b")
@@ -308,7 +327,7 @@ async def test_a_stub_is_never_folded(make: Make) -> None:
     assert evict(a)
     for number in range(20):
         a.view("s").write(_puts(number), fresh=False)
-        await a.replicator.round([session_key("default", "s")], [])
+        assert (await a.replicator.round([session_key("default", "s")], [])).refused == {}
     assert a.head("s").stub
     await b.sync("s")
     assert b.items("s") == ["one"], "a checkpoint would stand for what it does not have"
