@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import asyncpg
@@ -21,6 +22,7 @@ from sync.central.postgres.store import SWEEP_CHANGES, SWEEP_SESSIONS
 NAMESPACE = "test"
 TABLES = ("changes", "checkpoints", "endings", "origins", "sessions")
 EXPIRED = 2_000
+FIRST = datetime(1, 1, 1, tzinfo=timezone.utc)
 SECRET = b"secret-6617"
 
 
@@ -64,18 +66,19 @@ async def test_two_that_sweep_share_the_work_and_keep_nobody_waiting(
 
     async def sweep() -> int:
         """As the store does it, with the time that each statement had its locks, by the server's clock."""
-        total, more = 0, True
+        total, more, last = 0, True, FIRST
         own = await asyncpg.connect(postgres_url)
         while more:
             row = await own.fetchrow(
-                f"select swept, more, extract(epoch from clock_timestamp() - statement_timestamp())::float as held"
+                f"select swept, more, last, extract(epoch from clock_timestamp() - statement_timestamp())::float held"
                 f" from ({QUERIES['sweep'].rstrip().rstrip(';')} offset 0) as swept",
                 NAMESPACE,
                 SWEEP_SESSIONS,
                 SWEEP_CHANGES,
                 KEEP_ENDED,
+                last,
             )
-            total, more = total + row["swept"], row["more"]
+            total, more, last = total + row["swept"], row["more"], row["last"]
             held.append(row["held"])
         await own.close()
         return total
@@ -107,7 +110,7 @@ async def test_a_long_log_is_removed_in_parts(store: PostgresStore, connection: 
     await expire(store, 1, size=2 * SWEEP_CHANGES + 10)
     left = []
     for _ in range(3):
-        row = await connection.fetchrow(QUERIES["sweep"], NAMESPACE, SWEEP_SESSIONS, SWEEP_CHANGES, KEEP_ENDED)
+        row = await connection.fetchrow(QUERIES["sweep"], NAMESPACE, SWEEP_SESSIONS, SWEEP_CHANGES, KEEP_ENDED, FIRST)
         left.append((await rows(connection, "changes"), row["swept"], row["more"]))
     assert left == [(SWEEP_CHANGES + 10, 0, True), (10, 0, True), (0, 1, True)]
 
@@ -121,7 +124,7 @@ async def test_plans_of_a_sweep_and_a_deletion_go_through_indexes(store: Postgre
         set auto_explain.log_level = notice; set client_min_messages = notice"""
     )
     connection.add_log_listener(lambda _connection, message: plans.append(message.message))
-    await connection.fetchrow(QUERIES["sweep"], NAMESPACE, SWEEP_SESSIONS, SWEEP_CHANGES, KEEP_ENDED)
+    await connection.fetchrow(QUERIES["sweep"], NAMESPACE, SWEEP_SESSIONS, SWEEP_CHANGES, KEEP_ENDED, FIRST)
     await connection.fetch(QUERIES["delete"], NAMESPACE, ["live-1", "live-2"], [GENERATION, None], KEEP_ENDED)
     await asyncio.sleep(0.1)
     nested = "\n".join(plan for plan in plans if "localfirst." in plan)

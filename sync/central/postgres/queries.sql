@@ -94,7 +94,7 @@ select localfirst.delete_sessions($1, $2, $3, $4);
 
 -- name: sweep
 -- Remove some of what expired.
-select swept, more from localfirst.sweep($1, $2, $3, $4);
+select swept, more, p_last as last from localfirst.sweep($1, $2, $3, $4, $5);
 
 -- name: sessions
 -- The next session ids in order.

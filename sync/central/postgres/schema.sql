@@ -145,6 +145,7 @@ language plpgsql
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
+set jit = off
 as $$
 begin
     insert into localfirst.endings (namespace, session_id, generation, how, forget_at)
@@ -480,6 +481,7 @@ language plpgsql
 set plan_cache_mode = force_generic_plan -- As in push.
 set enable_seqscan = off
 set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     forget timestamptz := clock_timestamp() + p_keep * interval '1 ms';
@@ -516,12 +518,16 @@ comment on function localfirst.delete_sessions is 'Deletes sessions and remember
 
 -- Remove up to p_sessions expired sessions, and about p_changes changes at most, so that locks are held for a moment
 -- only; and endings that need not be known any more. What others hold is left to them. more: there may be more now.
+-- They expired at p_after or later, the last one at p_last: who goes on from there does not walk over what was removed.
 create function localfirst.sweep(
-    p_namespace text, p_sessions integer, p_changes integer, p_keep bigint, out swept integer, out more boolean
+    p_namespace text, p_sessions integer, p_changes integer, p_keep bigint, p_after timestamptz,
+    out swept integer, out more boolean, out p_last timestamptz
 )
 language plpgsql
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     room integer := p_changes;
@@ -532,13 +538,16 @@ begin
     perform set_config('synchronous_commit', 'off', true);
     swept := 0;
     more := false;
+    p_last := p_after;
     for s in
         select l.session_id, l.generation, l.expires_at from localfirst.sessions as l
-        where l.namespace = p_namespace and l.expires_at <= clock_timestamp() and l.expires_at < 'infinity'
+        where l.namespace = p_namespace and l.expires_at >= p_after and l.expires_at <= statement_timestamp()
+            and l.expires_at < 'infinity'
         order by l.expires_at limit p_sessions
         for update skip locked
     loop
         more := true;
+        p_last := s.expires_at;
         delete from localfirst.changes as c
         where c.ctid = any (array(
             select l.ctid from localfirst.changes as l

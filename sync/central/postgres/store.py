@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timezone
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -46,10 +47,11 @@ LARGE_AT_ONCE: Final = 2
 IDLE_SECONDS: Final = 60.0
 """Shorter than what routers between give a connection that nobody uses."""
 CLOSE_SECONDS: Final = 5.0
-SWEEP_SESSIONS: Final = 20
-SWEEP_CHANGES: Final = 1_000
+SWEEP_SESSIONS: Final = 10
+SWEEP_CHANGES: Final = 500
 """Removed in one statement: what it locks, it holds for a few milliseconds."""
 MAX_NAMESPACE_BYTES: Final = 512
+_FIRST: Final = datetime(1, 1, 1, tzinfo=timezone.utc)
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -188,12 +190,12 @@ class PostgresStore(CentralStore):
 
     async def sweep(self, limit: int) -> int:
         """Remove what is left of sessions that expired, statement by statement."""
-        swept, more = 0, True
+        swept, more, last = 0, True, _FIRST
         while more and swept < limit:
-            sessions = min(SWEEP_SESSIONS, limit - swept)
+            arguments = min(SWEEP_SESSIONS, limit - swept), SWEEP_CHANGES, KEEP_ENDED, last
             async with self._connection() as connection:
-                row = await connection.fetchrow(QUERIES["sweep"], self._namespace, sessions, SWEEP_CHANGES, KEEP_ENDED)
-            swept, more = swept + row["swept"], row["more"]
+                row = await connection.fetchrow(QUERIES["sweep"], self._namespace, *arguments)
+            swept, more, last = swept + row["swept"], row["more"], row["last"]
         return swept
 
     async def heads(self, session_ids: Sequence[str]) -> list[Head | None]:
