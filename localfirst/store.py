@@ -216,10 +216,11 @@ class Store:
     def delete(self, session_id: str) -> None:
         """Delete a session everywhere: here at once, then in the central store, and from there on other replicas.
 
-        When this returns, no byte of its items is on this disk, but for a damaged database that was put aside: that one
-        is never written to, see `StoreStatus.recovered`. Other replicas drop what they have of it, also what they could
-        not send yet, when they hear of it, within 30 days. What is written to it later begins it anew. Works offline; a
-        session that is not there is fine.
+        When this returns, no byte of its items is on this disk; if another process reads for longer than a second, or
+        a worker is just folding the session, soon after that. A damaged database that was put aside keeps its bytes:
+        it is never written to, see `StoreStatus.recovered`. Other replicas drop what they have of it, also what they
+        could not send yet, when they hear of it, within 30 days. What is written to it later begins it anew. Works
+        offline; a session that is not there is fine.
 
         >>> _ = session.add_message("user", "Hello"); store.delete("user-123"); len(session)
         0
