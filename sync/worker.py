@@ -418,11 +418,11 @@ class Worker:
         self._identified = True
         return True
 
-    def _hear(self, notice: Notice) -> None:
+    def _hear(self, notice: Notice) -> bool | None:
         """A session that was lost may be one of many: the store may have been emptied, and be another one now."""
         if isinstance(notice, Lost):
             self._identified, self._poll_at = False, -math.inf
-        self._listener(notice)
+        return self._listener(notice)
 
     def _failed(self, error: BaseException) -> None:
         self._reachable.clear()
