@@ -125,13 +125,15 @@ class ThreadHost(Host):
             raise ConfigurationError(f"the sync worker can't be started: {failed[0]}") from failed[0]
 
     def _main(self, started: threading.Event, failed: list[Exception]) -> None:
+        serving = self._serve(started)
         try:
-            asyncio.run(self._serve(started))
+            asyncio.run(serving)
         except Exception as error:
             failed.append(error)
             if started.is_set():
                 raise
         finally:
+            serving.close()  # If there is no loop for it.
             started.set()
 
     async def _serve(self, started: threading.Event) -> None:

@@ -300,7 +300,7 @@ def test_conflicts_and_the_metadata_of_every_rule_survive_it(remote_url: str, op
 
 
 class Writer(threading.Thread):
-    """Writes to a session, pops, flushes and refreshes, for a while."""
+    """Writes to a session, pops, flushes and refreshes, for a while, and until that is enough to be folded."""
 
     def __init__(self, store: localfirst.Store, name: str, deadline: float) -> None:
         super().__init__(name=name)
@@ -312,7 +312,7 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         try:
-            while time.monotonic() < self._deadline:
+            while time.monotonic() < self._deadline or self.count < 400:
                 self._write(self._store.session("s"))
                 self._store.flush(10)
                 self._store.refresh(10)

@@ -23,7 +23,6 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_a_thread_that_can_not_start_is_told_at_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote = (tmp_path / "remote").as_uri()
 
