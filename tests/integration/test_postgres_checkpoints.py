@@ -130,7 +130,7 @@ async def test_other_sessions_are_not_held_up(store: PostgresStore, connection: 
     """While one session is locked by a checkpoint, others are pushed to, and all can be read."""
     head = await filled(store, "s", "t")
     async with connection.transaction():
-        put = "select localfirst.put_checkpoint($1, 's', $2, $3, $4, $2, 3, 5, 'folded', '{}', '{}')"
+        put = "select localfirst.put_checkpoint($1, 's', $2, $3, $4, $2, 3, 5, 'folded', '{}', '{}', 0, 0)"
         assert await connection.fetchval(put, NAMESPACE, *head)
         [pushed] = await asyncio.wait_for(store.push([run("t", "r3", 1, 1)]), 10)
         assert pushed.status is PushStatus.OK
@@ -167,7 +167,7 @@ async def test_plans_go_through_the_primary_keys(store: PostgresStore, connectio
         set auto_explain.log_level = notice; set client_min_messages = notice"""
     )
     connection.add_log_listener(lambda _connection, message: plans.append(message.message))
-    put = "select localfirst.put_checkpoint($1, $2, $3, $4, $5, $6, $7, 5, 'folded', '{r1}', '{5}')"
+    put = "select localfirst.put_checkpoint($1, $2, $3, $4, $5, $6, $7, 5, 'folded', '{r1}', '{5}', 0, 0)"
     for generation in (GENERATION, "made"):
         head = await end_of(store, "session-7")
         assert await connection.fetchval(put, NAMESPACE, "session-7", *head, generation, 3)
