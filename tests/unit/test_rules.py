@@ -99,7 +99,7 @@ def settle(devices: list[Device], log: list[Admitted]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_replicas_converge_by_each_rule(kind: str, data: st.DataObject) -> None:
     """Invariant 3, with one rule for the key."""
@@ -109,7 +109,7 @@ def test_replicas_converge_by_each_rule(kind: str, data: st.DataObject) -> None:
     assert all(list(device.fold.conflicts) == list(devices[0].fold.conflicts) for device in devices)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(lives())
 def test_replicas_converge_with_all_rules_on_one_key(life: tuple[list[Device], list[Admitted]]) -> None:
     """Invariant 3: the rule travels with the write, so replicas with other settings agree."""
@@ -120,7 +120,7 @@ def test_replicas_converge_with_all_rules_on_one_key(life: tuple[list[Device], l
     assert devices[0].fold.metadata == fold(log).metadata
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(lives())
 def test_conflicts_are_exact(life: tuple[list[Device], list[Admitted]]) -> None:
     """By a book of who is in the value: a conflict is a write to a value with something in it of another replica that
@@ -145,7 +145,7 @@ def test_conflicts_are_exact(life: tuple[list[Device], list[Admitted]]) -> None:
             inside = {*kept, (change.origin, entry.seq)}
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(["last", "max", "min", "union", "merge", "increment"]),
     st.data(),
@@ -168,6 +168,7 @@ def test_for_writes_that_knew_nothing_of_each_other_the_order_of_admission_is_no
     assert all(each == found[0] for each in found)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-(2**70), 2**70), max_size=6), min_size=5, max_size=5), st.data())
 def test_increments_of_five_offline_replicas_add_up_exactly(added: list[list[int]], data: st.DataObject) -> None:
     devices, log = [Device(f"d{number}") for number in range(5)], list[Admitted]()
@@ -182,6 +183,7 @@ def test_increments_of_five_offline_replicas_add_up_exactly(added: list[list[int
         assert not device.fold.conflicts
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.integers(), max_size=6),
     st.dictionaries(st.sampled_from("abc"), st.integers() | st.dictionaries(st.sampled_from("xy"), st.integers())),
