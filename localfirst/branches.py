@@ -144,6 +144,10 @@ class Branches:
         lines = (line for line in self._lines.values() if line is not self.main)
         return {line.id: line for line in lines if line.forked or may_come(line.id, counters)}
 
+    def pointers(self) -> int:
+        """How many items the branches but main have, most of them shared: what they cost in memory, in words."""
+        return sum(len(line.history.items) for line in list(self._lines.values()) if line is not self.main)
+
     def is_late(self, change: Change) -> bool:
         """Whether an append to main is also one to a branch."""
         return any(change.counter <= self._lines[heir].seen.get(change.origin, 0) for heir in self.main.heirs)

@@ -22,7 +22,7 @@ class SessionEvent(Enum):
 
     Callbacks for calls made here run in the calling thread, after the commit; those for changes of other replicas,
     and for `SYNCED`, in the worker's, where they must be short and can't `flush` or `refresh`. Registered on a store, a
-    callback is given the session id first.
+    callback is given the session id first. What happens on one branch is told like what happens on another.
     """
 
     MESSAGE_ADDED = "message_added"

@@ -65,7 +65,7 @@ class View:
         """The unresolved ones, if there are functions to be asked about them."""
         self.fold = self._new_fold()
         self.size = 0
-        """Bytes of memory, roughly."""
+        """Bytes of memory that its items take, roughly."""
         self.hydrated = False
         """Whether the central store was asked, or need not be."""
         self.effects: deque[Effect] = deque(maxlen=10_000)
@@ -249,6 +249,11 @@ class View:
         """Whether the session is known on this disk, as of the last look."""
         return self._exists
 
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, roughly, with the pointers of its branches."""
+        return self.size + 8 * self.fold.branches.pointers() + 1000
+
     def is_costly(self) -> bool:
         """Whether the next look at it reads so much that an event loop should not wait for it."""
         return not self.loaded and self._log.is_long(self._key)
@@ -401,7 +406,7 @@ class Views:
             return [(key, view.head.session_id) for key, view in self._views.items() if view.loaded]
 
     def _shrink(self) -> None:
-        total = sum(view.size + 1000 for view in self._views.values())
+        total = sum(view.weight for view in self._views.values())
         while total > self._limit and len(self._views) > 1:
             _, view = self._views.popitem(last=False)
-            total -= view.size + 1000
+            total -= view.weight

@@ -13,7 +13,6 @@ from unittest.mock import patch
 import msgspec
 
 import localfirst.log
-import localfirst.renumber
 import localfirst.testing.memory
 import sync.compact
 import sync.replicate
@@ -386,11 +385,6 @@ def _branches_forgotten() -> AbstractContextManager[object]:
         return encode_state(state)
 
     return patch.object(tests.simulation.ledger, "encode_state", mutated)
-
-
-@_mutation("what is renamed stays on a branch of the old name", 15)
-def _branch_kept() -> AbstractContextManager[object]:
-    return patch.object(localfirst.renumber._Renaming, "_branch", lambda _, branch: branch)
 
 
 @contextmanager
