@@ -114,6 +114,8 @@ from (
     ) as f
     where not (f.origin is null or f.seq is null or f.first is null or f.body is null)
 ) as a
+join localfirst.sessions as s
+    on s.namespace = a.namespace and s.session_id = a.session_id and s.expires_at > clock_timestamp()
 left join localfirst.cleared as gone
     on gone.namespace = a.namespace and gone.session_id = a.session_id and gone.origin = a.origin
 cross join lateral localfirst.items_of(a.body) as i
@@ -124,10 +126,6 @@ where a.counter > coalesce(gone.counter, 0)
             and removal.origin = a.origin
             and removal.counter = a.counter::text
             and removal.index = (a.first + i.index)::text
-    )
-    and not exists (
-        select from localfirst.sessions as s
-        where s.namespace = a.namespace and s.session_id = a.session_id and s.expires_at <= clock_timestamp()
     );
 comment on view localfirst.items is 'Items that are visible now on the main branch; order by seq, index. item is null where it can''t be read.';
 comment on column localfirst.items.created_at is 'By the clock of its author.';
