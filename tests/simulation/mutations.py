@@ -326,8 +326,8 @@ def _clear_by_base() -> AbstractContextManager[object]:
 def _append_between() -> AbstractContextManager[object]:
     append = History.append
 
-    def mutated(history: History, change: Change, seq: int) -> Any:
-        items, undo = append(history, change, seq)
+    def mutated(history: History, change: Change, seq: int, expires: int = 0) -> Any:
+        items, undo = append(history, change, seq, expires)
         last = len(history.items) - len(items) - 1
         if items and last >= 0:
             history.items.append(history.items.pop(last))

@@ -182,7 +182,7 @@ def test_it_leads_to_another_server(proxy: Proxy) -> None:
 
 
 def test_it_counts_round_trips_of_a_slow_line(proxy: Proxy) -> None:
-    proxy.delay(0.02)
+    proxy.delay(0.2)
     with connected(proxy) as connection:
         for _ in range(3):
             connection.sendall(b"in two")

@@ -243,10 +243,15 @@ async def test_flush_raises_what_somebody_must_act_on(bench: Bench) -> None:
     assert bench.acked("s") == 1
 
 
-async def test_flush_with_nothing_pending_asks_nobody(bench: Bench) -> None:
+async def test_flush_with_nothing_pending_asks_once_which_store_it_is(bench: Bench) -> None:
+    """And does not wait for one that can't be reached."""
+    worker = bench.make()
     bench.central.error = RemoteUnavailable("gone")
-    await bench.make().flush()
-    assert bench.central.calls == []
+    await worker.flush()
+    bench.central.error = None
+    for _ in range(2):
+        await worker.flush()
+    assert bench.central.calls == ["identify", "identify"]
 
 
 async def test_a_request_that_gets_through_ends_the_workers_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
