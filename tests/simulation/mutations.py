@@ -90,11 +90,11 @@ def _overlap_in_part() -> AbstractContextManager[object]:
 def _too_much_folded() -> AbstractContextManager[object]:
     put = MemoryStore.put_checkpoint
 
-    async def mutated(store: MemoryStore, session_id: str, expected: Any, checkpoint: Any, acked: Any) -> bool:
+    async def mutated(store: MemoryStore, session_id: str, expected: Any, checkpoint: Any, *rest: Any) -> bool:
         session = store._state.sessions.get(session_id)
         if session is not None and session.generation == checkpoint.generation:
             checkpoint = checkpoint._replace(seq=max(checkpoint.seq, session.seq), digest=session.digest)
-        return await put(store, session_id, session.head if session else None, checkpoint, acked)
+        return await put(store, session_id, session.head if session else None, checkpoint, *rest)
 
     return patch.object(MemoryStore, "put_checkpoint", mutated)
 
