@@ -105,7 +105,7 @@ def check_replication(replication: Replication) -> list[Check]:
     def figure(title: str, bound: float | None, rounds: Sequence[float]) -> Check:
         return Check(f"{replication.remote}: {title}", True, bound, rounds)
 
-    return [
+    figures = [
         figure("add 1 to visible elsewhere, ms, median", 10.0, adds),
         figure("add 1 to visible elsewhere, ms, p99", 50.0, _milliseconds(latency.add.p99s)),
         figure("bare message, ms, median", None, bare),
@@ -114,7 +114,12 @@ def check_replication(replication: Replication) -> list[Check]:
         figure("bare loop that wakes as often, % of a core", None, idle.bare),
         figure("idle, round trips per poll interval", 1.0, [idle.requests]),
         figure("bulk upload, bytes on the wire / of items", 1.3, replication.wire),
+        figure(f"evict and fetch {replication.room.items:,} items, ms", 50.0, replication.room.both),
     ]
+    if (sweep := replication.sweep) is not None:
+        held = [max(times) / 1e6 for times in sweep.statements.rounds]
+        figures.append(figure(f"sweep of {sweep.sessions:,} expired sessions, longest lock, ms", 50.0, held))
+    return figures
 
 
 def _milliseconds(microseconds: Sequence[float]) -> list[float]:

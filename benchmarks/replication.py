@@ -1,4 +1,4 @@
-"""Replication itself, for each kind of server: how soon, at what cost when idle, and how many bytes.
+"""Replication itself, for each kind of server: how soon, at what cost when idle, how many bytes, and what room costs.
 
 `python -m benchmarks.replication [--quick]` measures this alone. The idle stores rest while the others are measured:
 they need a minute, in which they hardly take any time from anybody.
@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from benchmarks.checks import check_replication
 from benchmarks.idle import LONG, SHORT, Idle, Rest, idler
 from benchmarks.latency import Latency, measure_latency
+from benchmarks.lives import Room, Sweep, measure_room, measure_sweep
 from benchmarks.wire import measure_wire
 from localfirst.testing.servers import BinaryNotFoundError, PostgresServer, RedisServer, ServerProcess
 
@@ -36,10 +37,15 @@ class Amount(NamedTuple):
     rest: Rest
     items: int
     """In an upload."""
+    evictions: int
+    """In a round, of a session of `evicted` items."""
+    evicted: int
+    expired: int
+    """Sessions that are swept."""
 
 
-MUCH: Final = Amount(3, 100, LONG, 5000)
-LITTLE: Final = Amount(2, 10, SHORT, 500)
+MUCH: Final = Amount(3, 100, LONG, 5000, 10, 1000, 100_000)
+LITTLE: Final = Amount(2, 10, SHORT, 500, 2, 1000, 500)
 
 
 class Replication(NamedTuple):
@@ -50,11 +56,15 @@ class Replication(NamedTuple):
     idle: Idle
     wire: list[float]
     """Bytes on the wire per byte of items, of each upload."""
+    room: Room
+    sweep: Sweep | None
+    """None: the server forgets by itself what expired."""
 
     def summary(self) -> dict[str, Any]:
         """As JSON."""
         times = {name: series.summary() for name, series in self.latency._asdict().items()}
-        return {**times, "idle": self.idle._asdict(), "wire": self.wire}
+        sweep = self.sweep and self.sweep.summary()
+        return {**times, "idle": self.idle._asdict(), "wire": self.wire, "room": self.room.summary(), "sweep": sweep}
 
 
 class Replications(NamedTuple):
@@ -78,12 +88,24 @@ async def measure_replication(directory: Path, amount: Amount) -> Replications:
             for name, server in servers.items()
         ]
         wires = [await _wires(directory / name, server, amount) for name, server in servers.items()]
+        rooms = [
+            await measure_room(directory / f"room-{name}", server.url, amount.rounds, amount.evictions, amount.evicted)
+            for name, server in servers.items()
+        ]
+        sweeps = [await _sweep(server, amount) for server in servers.values()]
         idle = await resting
-    return Replications([Replication(*each) for each in zip(servers, times, idle, wires, strict=True)], missing)
+    found = zip(servers, times, idle, wires, rooms, sweeps, strict=True)
+    return Replications([Replication(*each) for each in found], missing)
 
 
 async def _wires(directory: Path, server: ServerProcess, amount: Amount) -> list[float]:
     return [await measure_wire(directory / f"wire-{number}", server, amount.items) for number in range(amount.rounds)]
+
+
+async def _sweep(server: ServerProcess, amount: Amount) -> Sweep | None:
+    return (
+        await measure_sweep(server.url, amount.expired, amount.rounds) if isinstance(server, PostgresServer) else None
+    )
 
 
 def _started(stack: ExitStack) -> tuple[dict[str, ServerProcess], dict[str, str]]:

@@ -87,6 +87,9 @@ def test_measures_replication_itself(report: dict[str, Any]) -> None:
         assert found["idle"]["requests"] > 0
         assert len(found["wire"]) == settings["rounds"]
         assert min(found["wire"]) > 1
+        for name in ("evict", "fetch"):
+            assert_is_measured(found["room"][name], settings["rounds"])
+    assert_is_measured(report["replication"]["Postgres"]["sweep"], settings["rounds"])
 
 
 def test_idle_stores_rest_for_a_minute_with_the_default_poll_interval() -> None:
@@ -104,7 +107,8 @@ def test_says_of_every_figure_whether_it_is_met(report: dict[str, Any]) -> None:
         "≤ 0.5",
         "≤ 1",
         "≤ 1.3",
-    ] * len(report["replication"])
+        "≤ 50",
+    ] * len(report["replication"]) + ["≤ 50"] * ("Postgres" in report["replication"])
     for check in report["checks"]:
         assert 0 < check["lowest"] <= check["seen"] <= check["highest"]
         if check["bound"] is None:
