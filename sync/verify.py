@@ -15,8 +15,9 @@ from localfirst.records import Head, SessionKey, digest_after_kept, session_key
 from sync.central.base import Head as RemoteHead
 from sync.central.base import Want
 from sync.central.digests import digest_after
-from sync.replicate import Refusal, Replicator
+from sync.replicate import Replicator
 from sync.retry import patiently
+from sync.round import Refusal
 from sync.site import Site
 
 _TRIES: Final = 5

@@ -29,8 +29,9 @@ from localfirst.version import VERSION
 from sync.central.base import Hint
 from sync.evict import Evictor
 from sync.leader import Leadership
-from sync.replicate import Refusal, Replicator
+from sync.replicate import Replicator
 from sync.retry import LONGEST_WAIT, for_ever, patiently
+from sync.round import Refusal
 from sync.site import Lost, Notice, Site, Stopped
 from sync.status import SyncStatus, WorkerState, publish, published
 from sync.tasks import end, wait_for_event

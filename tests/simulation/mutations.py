@@ -15,7 +15,7 @@ import msgspec
 import localfirst.log
 import localfirst.testing.memory
 import sync.compact
-import sync.replicate
+import sync.push
 import sync.stretch
 import tests.simulation.ledger
 from localfirst.branches import Branches, Line
@@ -27,8 +27,9 @@ from localfirst.records import CHANGE, PAGE, Head, Page, Rename, SessionKey, num
 from localfirst.testing.memory import MemoryStore
 from sync.central.base import Pulled, Pushed, Run, Want
 from sync.central.digests import digest_after
-from sync.replicate import Replicator, Round
+from sync.push import Pusher
 from sync.resync import _Copy
+from sync.round import Round
 from sync.stretch import _Reader
 from sync.worker import Worker
 from tests.simulation.rows import MemoryRows
@@ -249,15 +250,15 @@ def _sent_in_another_order() -> AbstractContextManager[object]:
 
 @_mutation("a push that got no answer is tried again under new counters", 2)
 def _new_counters() -> AbstractContextManager[object]:
-    pending = Replicator._pending
+    pending = Pusher._pending
     tried: set[tuple[int, SessionKey, int]] = set()
 
     @wraps(pending)
-    async def mutated(replicator: Replicator, key: SessionKey, result: Round) -> Any:
-        batch = await pending(replicator, key, result)
+    async def mutated(pusher: Pusher, key: SessionKey, result: Round) -> Any:
+        batch = await pending(pusher, key, result)
         if batch is None:
             return None
-        place = (id(replicator), key, batch.run.first)
+        place = (id(pusher), key, batch.run.first)
         if place not in tried:
             tried.add(place)
             return batch
@@ -265,7 +266,7 @@ def _new_counters() -> AbstractContextManager[object]:
         changes = [_shifted(data, by) for data in batch.run.changes]
         return batch._replace(run=replace(batch.run, first=batch.run.first + by, changes=changes))
 
-    return patch.object(Replicator, "_pending", mutated)
+    return patch.object(Pusher, "_pending", mutated)
 
 
 def _shifted(data: bytes, by: int) -> bytes:
@@ -287,7 +288,7 @@ def _stopped_both_ways() -> AbstractContextManager[object]:
 
 @_mutation("a turn is sent in parts", 13)
 def _turn_in_parts() -> AbstractContextManager[object]:
-    return patch.object(sync.replicate, "whole", len)
+    return patch.object(sync.push, "whole", len)
 
 
 @_mutation("a turn is taken in parts", 13)

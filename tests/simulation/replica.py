@@ -19,7 +19,8 @@ from localfirst.turn import Turn
 from localfirst.turns import Turns
 from localfirst.view import View
 from sync.central.base import CentralStore
-from sync.replicate import Replicator, Round
+from sync.replicate import Replicator
+from sync.round import Round
 from sync.site import Limits, Site
 from sync.worker import Options, Worker
 from tests.simulation.rows import Disk, Life, MemoryRows

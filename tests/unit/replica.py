@@ -16,7 +16,8 @@ from localfirst.records import Direction, Head, SessionKey, session_key
 from localfirst.rows import Rows
 from localfirst.testing.memory import MemoryServer, MemoryStore
 from localfirst.view import Plan, View
-from sync.replicate import Refusal, Replicator, Round
+from sync.replicate import Replicator
+from sync.round import Refusal, Round
 from sync.site import Limits, Lost, Notice, Over, Settled, Site
 
 

@@ -14,7 +14,7 @@ from localfirst.metadata import encode_put
 from localfirst.records import session_key
 from localfirst.testing.memory import MemoryServer
 from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
-from sync.replicate import Round
+from sync.round import Round
 from sync.site import Limits
 from sync.verify import Verifier
 from tests.unit.replica import Replica

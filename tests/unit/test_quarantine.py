@@ -17,7 +17,7 @@ from localfirst.rows import Rows
 from localfirst.testing.memory import MemoryServer
 from localfirst.version import VERSION
 from sync.central.base import Pushed, Run
-from sync.replicate import Round
+from sync.round import Round
 from tests.unit.replica import Replica
 
 KEY = session_key("default", "s")

@@ -19,7 +19,7 @@ from localfirst.testing.memory import MemoryServer, MemoryStore
 from localfirst.version import VERSION
 from sync.central.base import Head as RemoteHead
 from sync.central.base import Pulled, Pushed, PushStatus, Run, Want
-from sync.replicate import Round
+from sync.round import Round
 from sync.site import Limits
 from tests.unit.replica import Replica
 
