@@ -20,9 +20,9 @@ async def _turn(process: Process, *, poll: bool) -> None:
     if not process.begun:
         await worker._begin()
         process.begun = True
-    worker._look()
+    worker._agenda.look()
     if poll:
-        worker._poll_at = -math.inf
+        worker._agenda.poll_at = -math.inf
     await worker._attempt(worker._turn)
     await worker._maintain()
 
@@ -39,7 +39,7 @@ async def poll(process: Process) -> None:
 
 async def discover(process: Process) -> None:
     """`refresh` of all sessions, those too that are not known here."""
-    await process.worker._attempt(process.worker._pull_everything)
+    await process.worker._attempt(process.worker._work.pull_everything)
 
 
 async def fetch(process: Process, session: str) -> None:
@@ -58,7 +58,7 @@ NAMED: Final[dict[str, Job]] = {"turn": turn, "poll": poll, "discover": discover
 async def verify(process: Process, found: list[Difference]) -> None:
     """`verify` of all."""
     worker = process.worker
-    await worker._attempt(lambda: worker._verify(found, None, full=True), looks=True)
+    await worker._attempt(lambda: worker._work.verify(found, None, full=True), looks=True)
 
 
 async def guarded(process: Process, job: Job) -> None:
@@ -71,7 +71,7 @@ async def guarded(process: Process, job: Job) -> None:
         if not process.site.ask:
             raise _not_allowed(process, error) from error
     except RemoteRejected as error:
-        if not process.worker._stopped:
+        if not process.worker._asides.stopped:
             raise _not_allowed(process, error) from error
     except LocalFirstError as error:
         raise _not_allowed(process, error) from error

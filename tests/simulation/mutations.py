@@ -25,13 +25,13 @@ from localfirst.history import History, ItemId
 from localfirst.log import Log
 from localfirst.records import CHANGE, PAGE, Head, Page, Rename, SessionKey, number, span
 from localfirst.testing.memory import MemoryStore
+from sync.asides import Asides
 from sync.central.base import Pulled, Pushed, Run, Want
 from sync.central.digests import digest_after
 from sync.push import Pusher
 from sync.resync import _Copy
 from sync.round import Round
 from sync.stretch import _Reader
-from sync.worker import Worker
 from tests.simulation.rows import MemoryRows
 
 Mutation = Callable[[], AbstractContextManager[object]]
@@ -276,11 +276,10 @@ def _shifted(data: bytes, by: int) -> bytes:
 
 @_mutation("a session that can't be read is not pushed either", 9)
 def _stopped_both_ways() -> AbstractContextManager[object]:
-    def mutated(worker: Worker, keys: set[SessionKey], direction: str) -> set[SessionKey]:
-        stopped = {key for key, _ in worker._stopped}
-        return keys - stopped
+    def mutated(asides: Asides, keys: set[SessionKey], direction: str) -> set[SessionKey]:
+        return keys - {key for key, _ in asides.stopped}
 
-    return patch.object(Worker, "_free", mutated)
+    return patch.object(Asides, "free", mutated)
 
 
 # Turns.

@@ -110,7 +110,7 @@ class Process:
         log = self.log if one_loop else Log(MemoryRows(directory.disk, self.life))
         self.site = Site(log, link, NAMESPACE, tell, limits, ask)
         self.worker = Worker(Path("simulated"), self.site, _OPTIONS)
-        self.worker._replicator = OrderedReplicator(self.site)
+        self.worker._work.replicator = OrderedReplicator(self.site)
         self.turns = Turns(self.log)
         self.owner = SimpleNamespace(name=lambda: self.name)
         self.open_turns: dict[str, Turn] = {}

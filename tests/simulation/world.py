@@ -13,6 +13,9 @@ from unittest.mock import patch
 import localfirst.change
 import localfirst.log
 import localfirst.turns
+import sync.agenda
+import sync.asides
+import sync.contact
 import sync.worker
 from localfirst.clock import HybridClock
 
@@ -78,6 +81,9 @@ def deterministic() -> Iterator[None]:
         (localfirst.log, "time", clock),
         (localfirst.turns, "time", clock),
         (localfirst.turns, "_is_alive", _is_alive),
+        (sync.agenda, "time", clock),
+        (sync.asides, "time", clock),
+        (sync.contact, "time", clock),
         (sync.worker, "time", clock),
         (sync.worker, "random", SimpleNamespace(uniform=lambda lower, upper: (lower + upper) / 2)),
         (sync.worker, "SETTLE_ROWS", 20),

@@ -26,7 +26,7 @@ from localfirst.errors import (
 from localfirst.giving_up import give_up
 from localfirst.records import session_key
 from localfirst.turns import Owner, Turns
-from sync import retry, worker
+from sync import agenda, contact, retry, worker
 from sync.central.base import Hint
 from sync.host import TaskHost
 from sync.leader import Leadership
@@ -46,7 +46,8 @@ BAD: Final = session_key("default", "bad")
 def stop_time(patch: pytest.MonkeyPatch) -> Clock:
     """Time passes when it is told to, and every random wait is as long as it may be."""
     clock = Clock()
-    patch.setattr(worker, "time", clock)
+    for module in (agenda, contact, worker):
+        patch.setattr(module, "time", clock)
     patch.setattr(worker, "asyncio", StillAsyncio(clock))
     patch.setattr(worker, "wait_for_event", clock.wait_for_event)
     patch.setattr(retry, "FIRST_WAIT", LONGEST_WAIT)

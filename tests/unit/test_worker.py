@@ -97,7 +97,7 @@ async def test_a_session_that_is_refused_is_put_aside_and_the_others_go_on(bench
     bench.central.failing = frozenset({"push"})
     bench.add("bad", "x")
     async with bench.running() as made:
-        await eventually(lambda: made._stopped)
+        await eventually(lambda: made._asides.stopped)
         bench.central.error = None
         bench.add("good", "x")
         made.wake()
@@ -149,7 +149,7 @@ async def test_hints_of_its_own_pushes_cost_nothing(bench: Bench) -> None:
             bench.add("s", str(number))
             made.wake()
             await eventually(lambda: bench.acked("s") == number + 1)  # noqa: B023 - done before the next round
-        await eventually(lambda: not made._hinted)
+        await eventually(lambda: not made._agenda.hinted)
     assert "pull" not in bench.central.calls
 
 
@@ -158,7 +158,7 @@ async def test_an_idle_worker_asks_once_per_poll(bench: Bench) -> None:
         bench.add(f"s{number}", "x")
     async with bench.running() as made:
         await eventually(lambda: all(bench.acked(f"s{number}") == 1 for number in range(50)))
-        await eventually(lambda: not made._dirty)
+        await eventually(lambda: not made._agenda.dirty)
         bench.central.calls.clear()
         await eventually(lambda: len(bench.central.calls) >= 5)
     assert set(bench.central.calls) == {"heads"}
@@ -178,7 +178,7 @@ async def test_polls_are_as_far_apart_as_they_are_spread(bench: Bench, monkeypat
         monkeypatch.setattr(random, "uniform", lambda *edges: edges[edge])  # noqa: B023 - done before the next
         async with bench.running() as made:
             await quiet()
-            start, due = clock.now, made._poll_at
+            start, due = clock.now, made._agenda.poll_at
             assert due - start == pytest.approx(10.0 * spacing, abs=0.1)
             bench.central.calls.clear()
             clock.advance(due - start - 1.0)
@@ -362,7 +362,7 @@ async def test_hints_that_were_missed_are_made_up_for_by_a_poll(bench: Bench, tm
         other.add("s", "theirs")
         await other.make().flush()
         await bench.central.close()  # It is noticed; the worker listens again.
-        made._reachable.set()
+        made._contact.reachable.set()
         await eventually(lambda: bench.log.head(session_key("default", "s")).seq == 2)  # type: ignore[union-attr]
 
 

@@ -349,7 +349,7 @@ def test_invariant_6_what_failed_is_done_at_the_next_turn(operation: str, error:
             stage.patch.setattr(stage.bench.log, "settle", fail)
         stage.central.error, stage.central.failing = error, frozenset({operation})
         if operation == "identify":
-            stage.worker._identified = False  # As after anything else that failed.
+            stage.worker._contact.identified = False  # As after anything else that failed.
         await hint_news(stage)
         if operation == "heads":
             await miss_hints(stage)
@@ -421,7 +421,7 @@ def _hang_in(operation: str) -> Step:
 
     async def hang(stage: Stage) -> None:
         if operation == "identify":
-            stage.worker._identified = False
+            stage.worker._contact.identified = False
         stage.central.hanging = frozenset({operation})
         await asks.get(operation, write_here)(stage)
         await quiet()
@@ -452,7 +452,7 @@ def test_invariant_9_a_round_that_was_cut_off_is_repeated(operation: str, stage:
         await reach(stage, "idle", Event(write_here))
         stage.central.losing = frozenset({operation})
         if operation == "identify":
-            stage.worker._identified = False
+            stage.worker._contact.identified = False
         await hint_news(stage)
         await miss_hints(stage)
         await write_here(stage)
