@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from localfirst import volumes
 from localfirst.aside import Quarantine
 from localfirst.change import EMPTY_DIGEST
 from localfirst.identity import Identity
@@ -51,7 +52,7 @@ def _forget(log: Log, identity: Identity, key: SessionKey) -> None:
             Head(head.namespace, head.session_id),
             digest=EMPTY_DIGEST,
             epoch=head.epoch,
-            volume=log.begin(key),
+            volume=volumes.begin(log, key),
             bottom=last + 1,
         )
         rename = Rename(head.bottom + 1, origin, 1, frozenset(range(head.bottom + 1, last + 1)))

@@ -1,7 +1,7 @@
 """How the life of a session ends on this disk: it expired, or was deleted. What is written later begins another.
 
 A life is a generation of the central store; before a session was ever there, it has one all the same. What is dropped
-is dropped by one small transaction, and swept from the disk later, see `localfirst.log.Log.sweep`.
+is dropped by one small transaction, and swept from the disk later, see `localfirst.volumes.sweep`.
 """
 
 from __future__ import annotations

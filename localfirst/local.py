@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from localfirst import outbox, volumes
 from localfirst.aside import Quarantine
 from localfirst.clock import CentralTime, HybridClock
 from localfirst.errors import LocalFirstError, StoreBusy, StoreClosed
@@ -246,7 +247,7 @@ class Local:
     def scrub(self, patience: float) -> None:
         """Take from this disk what was deleted, to the last byte. If somebody else reads, or copies it, for so many
         seconds, a worker does the rest, or whoever opens the store next."""
-        while patiently(self.log.sweep):
+        while patiently(partial(volumes.sweep, self.log)):
             pass
         deadline = time.monotonic() + patience
         while not patiently(self.log.is_scrubbed):
@@ -330,7 +331,7 @@ class Local:
     def backlog(self) -> dict[SessionKey, Backlog]:
         """What waits for the central store."""
         self.check_open()
-        return patiently(partial(self.log.backlog, self._namespace))
+        return patiently(partial(outbox.backlog, self.log, self._namespace))
 
     def news(self, key: SessionKey, before: Head) -> News:
         """What came into a session after its head was `before`, as events."""

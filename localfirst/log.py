@@ -19,15 +19,13 @@ taken by changing the head.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from localfirst.change import END, Change, decode_change, encode_change
-from localfirst.clock import clamp
-from localfirst.errors import MalformedChange
+from localfirst.change import END, Change, encode_change
+from localfirst.decoding import decode_head, decode_here, decode_own, decode_page, encode
 from localfirst.holes import head_of_changes, mark_holes, slots_above
 from localfirst.lifetime import Lifetime
 from localfirst.records import (
@@ -36,46 +34,29 @@ from localfirst.records import (
     GARBAGE,
     HEAD,
     HERE,
-    KEY_BYTES,
     PAGE,
     PART,
+    SETTLED,
     TURN,
     USED,
     VOID,
     VOLUME_BYTES,
-    Backlog,
     Head,
     Here,
-    Kept,
     Page,
     Rename,
     Rest,
     SessionKey,
-    Touched,
+    exactly,
     number,
+    slot_key,
     span,
 )
 from localfirst.renumber import renumber
 from localfirst.rows import RowExists, Rows
 
-PART_BYTES: Final = 1 << 18
-"""Of a checkpoint, in one row and one transaction."""
-SWEEP_ROWS: Final = 200
-"""How many rows are removed in one transaction."""
-STALE_SECONDS: Final = 3600.0
-"""After which a volume that was never finished is removed."""
-
-SETTLED: Final = b"s:settled"
-"""The row up to which nothing is pending."""
 _SCRUB: Final = b"s:scrub"
-_MAKING: Final = b"making"
 _ROWS_AT_ONCE: Final = 64
-_PAGES_AT_ONCE: Final = 8
-
-_encode = msgspec.msgpack.Encoder().encode
-_head_decoder = msgspec.msgpack.Decoder(Head)
-_page_decoder = msgspec.msgpack.Decoder(Page)
-_here_decoder = msgspec.msgpack.Decoder(Here)
 
 
 class Log:
@@ -89,14 +70,14 @@ class Log:
     def head(self, key: SessionKey) -> Head | None:
         """The head of a session; None if it was never written here."""
         value = self.rows.get(HEAD + key)
-        return None if value is None else self._decode_head(value)
+        return None if value is None else decode_head(self.rows, value)
 
     def create(self, key: SessionKey, head: Head) -> bool:
         """Make a session known here. False: it is already, or was, before its head was lost: it has its name again."""
         if self.last_slot(key) and self._name(key, head):
             return False
         try:
-            self.rows.insert(HEAD + key, _encode(head))
+            self.rows.insert(HEAD + key, encode(head))
         except RowExists:
             return False
         return True
@@ -109,7 +90,7 @@ class Log:
             made = None if self.head(key) is not None else head_of_changes(self.rows, key, head)
             if made is not None:
                 mark_holes(self.rows, key, made.bottom)
-                self.rows.put(HEAD + key, _encode(made))
+                self.rows.put(HEAD + key, encode(made))
         return made is not None
 
     def append(self, key: SessionKey, slot: int, changes: Sequence[Change], lifetime: Lifetime | None = None) -> bool:
@@ -120,13 +101,13 @@ class Log:
         upper = span(CHANGE + key)[1]
         try:
             if len(changes) == 1 and lifetime is None:
-                self.rows.insert_last(_slot_key(key, slot), encode_change(changes[0]), upper)
+                self.rows.insert_last(slot_key(key, slot), encode_change(changes[0]), upper)
                 return True
             with self.rows.transaction():
                 if lifetime is not None and (head := self.head(key)) is not None:
-                    self.rows.put(HEAD + key, _encode(msgspec.structs.replace(head, lifetime=lifetime)))
+                    self.rows.put(HEAD + key, encode(msgspec.structs.replace(head, lifetime=lifetime)))
                 for place, change in enumerate(changes, start=slot):
-                    self.rows.insert_last(_slot_key(key, place), encode_change(change), upper)
+                    self.rows.insert_last(slot_key(key, place), encode_change(change), upper)
         except RowExists:
             return False
         return True
@@ -144,19 +125,16 @@ class Log:
             pages = self.rows.range(*span(PAGE + key + head.volume, after_seq))
             changes = self._slots(key, max(after_slot, head.bottom))
         checkpoint = b"".join(value for _, value in parts) if parts else None
-        return Rest(head, whole, checkpoint, [self._decode_page(value) for _, value in pages], changes)
+        return Rest(head, whole, checkpoint, [decode_page(self.rows, value) for _, value in pages], changes)
 
     def here(self, key: SessionKey) -> Here:
         """The branch on which somebody stood last."""
         value = self.rows.get(HERE + key)
-        try:
-            return Here() if value is None else _here_decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self.rows.damaged(f"holds a branch that can't be decoded ({error})") from error
+        return Here() if value is None else decode_here(self.rows, value)
 
     def stand(self, key: SessionKey, here: Here) -> None:
         """Note on which branch somebody stands."""
-        self.rows.put(HERE + key, _encode(here))
+        self.rows.put(HERE + key, encode(here))
 
     def is_long(self, key: SessionKey, rows: int = 500) -> bool:
         """Whether a session has more than so many rows of one kind; cheap."""
@@ -167,7 +145,7 @@ class Log:
     ) -> tuple[list[tuple[SessionKey, Head]], SessionKey | None]:
         """A page of the sessions that are known here, and where the next begins; None at the end."""
         rows = self.rows.range(HEAD + after, bytes([HEAD[0] + 1]), limit)
-        heads = [(row_key[1:], self._decode_head(value)) for row_key, value in rows]
+        heads = [(row_key[1:], decode_head(self.rows, value)) for row_key, value in rows]
         following = rows[-1][0][1:] + b"\0" if len(rows) == limit else None
         return [(key, head) for key, head in heads if head.namespace == namespace], following
 
@@ -195,7 +173,7 @@ class Log:
 
     def change(self, key: SessionKey, slot: int) -> bytes | None:
         """The change in a slot, wire encoding; None if there is none."""
-        return self.rows.get(_slot_key(key, slot)) or None if slot > 0 else None
+        return self.rows.get(slot_key(key, slot)) or None if slot > 0 else None
 
     def settle(
         self, key: SessionKey, before: Head, after: Head, pages: Sequence[Page] = (), rename: Rename | None = None
@@ -203,7 +181,8 @@ class Log:
         """Take stretches of the central log into the session, and move its head, in one transaction.
 
         Returns the head as it is then; None, and nothing is written, if it is not `before` any more: another process
-        was faster. A new volume must have been begun and be filled; the old one is removed later, see `sweep`.
+        was faster. A new volume must have been begun and be filled; the old one is removed later, see
+        `localfirst.volumes.sweep`.
         """
         with self.rows.transaction():
             if self.head(key) != before:
@@ -211,23 +190,23 @@ class Log:
             if after.volume != before.volume:
                 if self.rows.get(GARBAGE + key + after.volume) is None:
                     return None  # It took so long that somebody else took it for forgotten.
-                self.rows.delete_range(*_exactly(GARBAGE + key + after.volume))
+                self.rows.delete_range(*exactly(GARBAGE + key + after.volume))
                 self.rows.put(GARBAGE + key + before.volume, b"")
             for page in pages:
                 if page:
-                    self.rows.insert(PAGE + key + after.volume + number(page.first), _encode(page))
+                    self.rows.insert(PAGE + key + after.volume + number(page.first), encode(page))
             if rename is not None:
                 after = self._rename(key, after, rename)
             if after.acked < before.acked:
                 self.rows.put(SETTLED, number(0))  # What was admitted is not any more.
-            self.rows.put(HEAD + key, _encode(after))
+            self.rows.put(HEAD + key, encode(after))
             return after
 
     def _rename(self, key: SessionKey, head: Head, rename: Rename) -> Head:
         """Pending changes move behind all slots that were ever used, so that nobody takes one of the old slots."""
         rows = [(slot, value) for slot, value in self._slots(key, rename.start - 1) if value]
         last = self.last_slot(key)
-        changes = {slot: self._decode_change(value) for slot, value in rows}
+        changes = {slot: decode_own(self.rows, value) for slot, value in rows}
         staying = {slot: change for slot, change in changes.items() if slot in rename.drop | rename.same}
         ended = {change.turn for change in staying.values() if change.kind == END}
         moved = [
@@ -239,9 +218,9 @@ class Log:
         same = {change.counter for slot, change in changes.items() if slot in rename.same}
         renamed = renumber(moved, rename.origin, rename.first, kept, same)
         mark = last + 1
-        self.rows.insert(_slot_key(key, mark), b"")
+        self.rows.insert(slot_key(key, mark), b"")
         for slot, change in enumerate(renamed, start=mark + 1):
-            self.rows.insert(_slot_key(key, slot), encode_change(change))
+            self.rows.insert(slot_key(key, slot), encode_change(change))
         self.rows.delete_range(*span(CHANGE + key, rename.start - 1, last))
         return msgspec.structs.replace(
             head,
@@ -255,18 +234,18 @@ class Log:
 
     def restart(self, key: SessionKey, before: Head, after: Head, pending: Sequence[Change]) -> Head:
         """Begin a session anew: nothing of it stays but what is pending, behind all slots that were ever used. In a
-        transaction; the rest is removed later, see `sweep` and `scrub`."""
+        transaction; the rest is removed later, see `localfirst.volumes.sweep` and `scrub`."""
         after = msgspec.structs.replace(after, volume=os.urandom(VOLUME_BYTES))
         self.rows.put(GARBAGE + key + before.volume, b"")
-        self.rows.insert(_slot_key(key, after.offset), b"")
+        self.rows.insert(slot_key(key, after.offset), b"")
         for slot, change in enumerate(pending, start=after.offset + 1):
-            self.rows.insert(_slot_key(key, slot), encode_change(change))
+            self.rows.insert(slot_key(key, slot), encode_change(change))
         for kind in (HERE, ASIDE, VOID) if pending else (HERE, ASIDE, VOID, TURN):
             if self.rows.has_more(*span(kind + key), 0):
                 self.rows.delete_range(*span(kind + key))
         self.must_scrub()
         self.rows.put(SETTLED, number(0))  # What was admitted is not any more.
-        self.rows.put(HEAD + key, _encode(after))
+        self.rows.put(HEAD + key, encode(after))
         return after
 
     def must_scrub(self) -> None:
@@ -282,7 +261,7 @@ class Log:
         if not self.rows.has_more(*span(GARBAGE), 0):  # Else a copy may be left of what was removed.
             with self.rows.transaction():
                 if self.rows.get(_SCRUB) == due:
-                    self.rows.delete_range(*_exactly(_SCRUB))
+                    self.rows.delete_range(*exactly(_SCRUB))
         return False
 
     def is_scrubbed(self) -> bool:
@@ -315,24 +294,18 @@ class Log:
                 stub=True,
                 time=newest,
             )
-            self.rows.insert(_slot_key(key, mark), b"")
+            self.rows.insert(slot_key(key, mark), b"")
             self.rows.put(GARBAGE + key + before.volume, b"")
-            self.rows.delete_range(*_exactly(USED + key))
-            self.rows.put(HEAD + key, _encode(after))
+            self.rows.delete_range(*exactly(USED + key))
+            self.rows.put(HEAD + key, encode(after))
             return True
-
-    def newest(self, key: SessionKey, head: Head) -> int:
-        """The timestamp of the last change in the pages of a session; 0 if it has none."""
-        rows = self.rows.range(*span(PAGE + key + head.volume), limit=1, reverse=True)
-        last = self.entries(key, self._decode_page(rows[0][1]))[-1] if rows else None
-        return clamp(decode_change(last.data).time, last.admitted_at) if last is not None and last.data else 0
 
     def ages(
         self, namespace: str, after: SessionKey = b"", limit: int = 1000
     ) -> tuple[list[tuple[float, SessionKey, Head]], SessionKey | None]:
         """As `heads`, each with the Unix time when something of it last moved here."""
         rows = self.rows.stamped(HEAD + after, bytes([HEAD[0] + 1]), limit)
-        heads = [(time, row_key[1:], self._decode_head(value)) for row_key, value, time in rows]
+        heads = [(time, row_key[1:], decode_head(self.rows, value)) for row_key, value, time in rows]
         following = rows[-1][0][1:] + b"\0" if len(rows) == limit else None
         return [each for each in heads if each[2].namespace == namespace], following
 
@@ -344,161 +317,5 @@ class Log:
         """Note that a session was read."""
         self.rows.put(USED + key, b"")
 
-    def pages(self, key: SessionKey, volume: bytes, after: int = -1, limit: int = _PAGES_AT_ONCE) -> list[Page]:
-        """The next pages of a volume, that begin after a seq: a few, none at the end."""
-        rows = self.rows.range(*span(PAGE + key + volume, after), limit)
-        return [self._decode_page(value) for _, value in rows]
-
-    def page_ends(self, key: SessionKey, head: Head) -> list[int]:
-        """The seqs of the last entries of a session's pages."""
-        firsts = [int.from_bytes(row_key[-8:], "big") for row_key in self.rows.keys(*span(PAGE + key + head.volume))]
-        return [first - 1 for first in firsts[1:]] + [head.seq] if firsts else []
-
-    def entries(self, key: SessionKey, page: Page) -> list[Kept]:
-        """The entries in a page, in order, with those of ours from their own rows."""
-        entries = [Kept(each.seq, each.admitted_at, each.data, each.add) for each in page.foreign]
-        for own in page.own:
-            changes = self.run(key, own.slot - 1, own.count)
-            if len(changes) < own.count:
-                raise self.rows.damaged(f"lacks a change made here, which was admitted at {own.seq}")
-            entries += [Kept(own.seq + place, own.admitted_at, data, b"") for place, data in enumerate(changes)]
-        return sorted(entries)
-
-    def checkpoint(self, key: SessionKey, volume: bytes) -> bytes | None:
-        """The checkpoint in a volume; None if it has none."""
-        parts = self.rows.range(*span(PART + key + volume))
-        return b"".join(value for _, value in parts) if parts else None
-
-    # Volumes.
-
-    def begin(self, key: SessionKey) -> bytes:
-        """Begin a new volume for a session, and return its name."""
-        volume = os.urandom(VOLUME_BYTES)
-        self.rows.insert(GARBAGE + key + volume, _MAKING)
-        return volume
-
-    def add_page(self, key: SessionKey, volume: bytes, page: Page) -> None:
-        """Put a page into a volume that is being made."""
-        if page:
-            self.rows.insert(PAGE + key + volume + number(page.first), _encode(page))
-
-    def add_checkpoint(self, key: SessionKey, volume: bytes, part: int, data: bytes) -> None:
-        """Put a part of a checkpoint (at most `PART_BYTES`) into a volume that is being made."""
-        self.rows.insert(PART + key + volume + number(part), data)
-
-    def forget(self, key: SessionKey, volume: bytes) -> None:
-        """Give up a volume that was begun."""
-        self.rows.put(GARBAGE + key + volume, b"")
-
-    def sweep(self, limit: int = SWEEP_ROWS) -> bool:
-        """Remove some rows of volumes that are no longer used, in one small transaction. False: there are none."""
-        for row_key, value in self.rows.range(*span(GARBAGE), 16):
-            key, volume = row_key[1 : 1 + KEY_BYTES], row_key[1 + KEY_BYTES :]
-            if value == _MAKING and not self._is_stale(row_key):
-                continue
-            self._sweep(key, volume, limit)
-            return True
-        return False
-
-    def _is_stale(self, row_key: bytes) -> bool:
-        _, _, since = self.rows.measure(*_exactly(row_key))
-        return time.time() - since > STALE_SECONDS
-
-    def _sweep(self, key: SessionKey, volume: bytes, limit: int) -> None:
-        with self.rows.transaction():
-            self.rows.put(GARBAGE + key + volume, b"")  # From here on, nobody takes it.
-            head = self.head(key)
-            if head is not None and head.volume == volume:
-                self.rows.delete_range(*_exactly(GARBAGE + key + volume))
-                return
-            spans = [span(kind + key + volume) for kind in (PART, PAGE)]
-            if head is not None:
-                last = self.last_slot(key)
-                spans.append(span(CHANGE + key, last=min(head.bottom, last - 1)))
-                if 0 < last <= min(head.bottom, head.acked) and self.change(key, last) is not None:
-                    self.rows.put(_slot_key(key, last), b"")  # It is folded, too; only its place is needed.
-            for lower, upper in spans:
-                limit -= self.rows.delete_range(lower, upper, limit)
-                if limit <= 0:
-                    return
-            self.rows.delete_range(*_exactly(GARBAGE + key + volume))
-
-    # What is pending.
-
-    def touched_since(self, rowid: int, namespace: str) -> tuple[Touched, int]:
-        """What any process did in a namespace after a row; and the last row now."""
-        prefixes, last = self._prefixes_since(rowid, CHANGE, HEAD)
-        written = self._of((prefix[1:] for prefix in prefixes if prefix[:1] == CHANGE), namespace)
-        asked = self._of((prefix[1:] for prefix in prefixes if prefix[:1] == HEAD), namespace)
-        return Touched(set(written), {key for key, head in asked.items() if head.generation is None}), last
-
-    def waiting(self, namespace: str) -> set[SessionKey]:
-        """The sessions of a namespace of which something waits for the central store."""
-        heads = self._of(self._unsettled(), namespace)
-        return {key for key, head in heads.items() if head.ending or self.last_slot(key) > head.acked}
-
-    def backlog(self, namespace: str) -> dict[SessionKey, Backlog]:
-        """What of a namespace waits for the central store, by session."""
-        heads = self._of(self._unsettled(), namespace)
-        found = {
-            key: Backlog(*self.rows.measure(*span(CHANGE + key, max(head.acked, head.sent))))
-            for key, head in heads.items()
-        }
-        return {key: backlog for key, backlog in found.items() if backlog.changes}
-
-    def mark_settled(self) -> bool:
-        """Note that nothing waits, so that nobody need look at what is there now. False: something waits.
-
-        The look may be long and holds no lock: what was admitted stays so, and rows that come meanwhile come later.
-        """
-        last = self.rows.last_row()
-        for key in self._unsettled():
-            head = self.head(key)
-            if head is None or head.ending or self.last_slot(key) > head.acked:
-                return False
-        self.rows.put(SETTLED, number(last))
-        return True
-
-    def _unsettled(self) -> Iterable[SessionKey]:
-        """Sessions with changes of ours that were not seen settled yet."""
-        settled = int.from_bytes(self.rows.get(SETTLED) or b"", "big")
-        return [prefix[1:] for prefix in self._prefixes_since(settled, CHANGE, CHANGE)[0]]
-
-    def _prefixes_since(self, rowid: int, first: bytes, last: bytes) -> tuple[set[bytes], int]:
-        """Kind and session of the rows of some kinds that were added after a row; and the last row now."""
-        return self.rows.prefixes_since(rowid, first, bytes([last[0] + 1]), 1 + KEY_BYTES)
-
-    def _of(self, keys: Iterable[SessionKey], namespace: str) -> dict[SessionKey, Head]:
-        heads = {key: self.head(key) for key in keys}
-        return {key: head for key, head in heads.items() if head is not None and head.namespace == namespace}
-
-    # Decoding.
-
     def _slots(self, key: SessionKey, after: int) -> list[tuple[int, bytes]]:
         return list(slots_above(self.rows, key, after).items())
-
-    def _decode_head(self, value: bytes) -> Head:
-        try:
-            return _head_decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self.rows.damaged(f"holds a head that can't be decoded ({error})") from error
-
-    def _decode_change(self, value: bytes) -> Change:
-        try:
-            return decode_change(value)
-        except MalformedChange as error:
-            raise self.rows.damaged(f"holds a change that can't be decoded ({error})") from error
-
-    def _decode_page(self, value: bytes) -> Page:
-        try:
-            return _page_decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self.rows.damaged(f"holds a page that can't be decoded ({error})") from error
-
-
-def _slot_key(key: SessionKey, slot: int) -> bytes:
-    return CHANGE + key + number(slot)
-
-
-def _exactly(row_key: bytes) -> tuple[bytes, bytes]:
-    return row_key, row_key + b"\0"

@@ -21,6 +21,8 @@ ANY_LIFE: Final = "*"
 
 HEAD, CHANGE, PAGE, PART, GARBAGE, ASIDE, VOID, TURN, HERE = b"h", b"c", b"p", b"k", b"g", b"q", b"v", b"t", b"b"
 USED: Final = b"u"
+SETTLED: Final = b"s:settled"
+"""The row up to which nothing is pending."""
 
 
 def session_key(namespace: str, session_id: str) -> SessionKey:
@@ -239,3 +241,13 @@ def span(prefix: bytes, after: int = -1, last: int | None = None) -> tuple[bytes
     """Bounds of the rows with a prefix and a number above `after` (default: any), and up to `last`, if given."""
     lower = prefix + (number(after + 1) if after >= 0 else b"")
     return lower, prefix + (b"\xff" * 9 if last is None else number(last + 1))
+
+
+def exactly(row_key: bytes) -> tuple[bytes, bytes]:
+    """Bounds of one row."""
+    return row_key, row_key + b"\0"
+
+
+def slot_key(key: SessionKey, slot: int) -> bytes:
+    """Of the row of a change made here."""
+    return CHANGE + key + number(slot)

@@ -21,13 +21,14 @@ from typing import Final
 
 import msgspec
 
+from localfirst import volumes
 from localfirst.checkpoint import hash_of
 from localfirst.connections import DATABASE, PLACE_SECONDS
 from localfirst.damage import Note, evidence, made_file, note_file, read_note, write_note
 from localfirst.errors import LocalFirstError, StoreCorrupt, StoreMoved
 from localfirst.holes import mark_holes, slots_above, unread
 from localfirst.identity import HOST, fingerprint
-from localfirst.log import SETTLED, Log
+from localfirst.log import Log
 from localfirst.records import (
     ASIDE,
     CHANGE,
@@ -36,6 +37,7 @@ from localfirst.records import (
     KEY_BYTES,
     PAGE,
     PART,
+    SETTLED,
     TURN,
     VOLUME_BYTES,
     Head,
@@ -323,13 +325,13 @@ def is_whole(log: Log, key: SessionKey, head: Head) -> bool:
 
 
 def _follows(log: Log, key: SessionKey, head: Head) -> bool:
-    checkpoint = log.checkpoint(key, head.volume) if head.floor else None
+    checkpoint = volumes.checkpoint(log, key, head.volume) if head.floor else None
     if head.floor and not head.stub and (checkpoint is None or hash_of(checkpoint) != head.floor_hash):
         return False
     seq, digest, after = head.floor, head.floor_digest, -1
-    while pages := log.pages(key, head.volume, after):
+    while pages := volumes.pages(log, key, head.volume, after):
         for page in pages:
-            entries = log.entries(key, page)
+            entries = volumes.entries(log, key, page)
             if [entry.seq for entry in entries] != list(range(seq + 1, seq + 1 + len(entries))):
                 return False
             seq, digest = seq + len(entries), digest_after_kept(digest, entries)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping
 
+from localfirst import outbox
 from localfirst.records import SessionKey, session_key
 from sync.asides import Asides
 from sync.central.base import Hint
@@ -49,7 +50,7 @@ class Agenda:
 
     def waiting(self) -> set[SessionKey]:
         """The sessions of which something waits for the central store."""
-        return self._log.waiting(self._namespace)
+        return outbox.waiting(self._log, self._namespace)
 
     def wake(self) -> None:
         """Something was written here: look now. (On one connection, no version tells.)"""
@@ -69,7 +70,7 @@ class Agenda:
         version = self._log.rows.version()
         if version != self._version:
             self.seen_at = time.monotonic()
-            touched, self.seen_row = self._log.touched_since(self.seen_row, self._namespace)
+            touched, self.seen_row = outbox.touched_since(self._log, self.seen_row, self._namespace)
             self.dirty |= touched.written
             self.asked |= touched.asked
             self.look_aside()

@@ -12,11 +12,12 @@ from typing import Final
 
 import msgspec
 
+from localfirst import volumes
 from localfirst.change import Admitted, decode_change
 from localfirst.checkpoint import State, decode_state, encode_state, hash_of
 from localfirst.errors import RemoteRejected, of_session
 from localfirst.fold import VOID
-from localfirst.log import PART_BYTES, Log
+from localfirst.log import Log
 from localfirst.records import Head, Kept, SessionKey, digest_after_kept
 from sync.central.base import Checkpoint
 from sync.central.base import Head as RemoteHead
@@ -32,7 +33,7 @@ _logger: Final = logging.getLogger("localfirst.sync")
 
 async def load_state(site: Site, key: SessionKey, volume: bytes) -> State:
     """What the checkpoint of a volume holds; an empty state if it has none."""
-    data = await patiently(partial(site.log.checkpoint, key, volume))
+    data = await patiently(partial(volumes.checkpoint, site.log, key, volume))
     return State() if data is None else decode_state(data)
 
 
@@ -45,8 +46,9 @@ def admit(state: State, entries: list[Kept]) -> None:
 
 async def stage_checkpoint(site: Site, key: SessionKey, volume: bytes, data: bytes) -> None:
     """Put a checkpoint into a volume that is being made, part by part."""
-    for part, start in enumerate(range(0, len(data), PART_BYTES)):
-        await patiently(partial(site.log.add_checkpoint, key, volume, part, data[start : start + PART_BYTES]))
+    size = volumes.PART_BYTES
+    for part, start in enumerate(range(0, len(data), size)):
+        await patiently(partial(volumes.add_checkpoint, site.log, key, volume, part, data[start : start + size]))
 
 
 class Folded:
@@ -69,7 +71,7 @@ async def compact(site: Site, key: SessionKey, head: Head) -> bool:
 
     Nothing that is seen changes. If the central log does not end at `head`, it is folded here only.
     """
-    ends = await patiently(partial(site.log.page_ends, key, head))
+    ends = await patiently(partial(volumes.page_ends, site.log, key, head))
     upto = next((end for end in ends if end >= head.seq - site.limits.keep), head.seq)
     folded = await _fold(site, key, head, upto)
     data = encode_state(folded.state)
@@ -105,7 +107,7 @@ def _expired_up_to(log: Log, key: SessionKey, head: Head, now: int) -> int:
     if not ttl or head.seq <= head.floor:
         return 0
     patience = min(ttl // 4, EXPIRED_MS)  # So that one who adds all the time does not fold all the time.
-    while pages := log.pages(key, head.volume, after, limit=1):
+    while pages := volumes.pages(log, key, head.volume, after, limit=1):
         page, after = pages[0], pages[0].first
         newest = max([own.admitted_at for own in page.own] + [each.admitted_at for each in page.foreign])
         if newest + ttl + patience > now:
@@ -120,7 +122,7 @@ async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
     folded.bottom = head.bottom
     digest = head.floor_digest
     async for page in site.pages(key, head.volume):
-        entries = await patiently(partial(site.log.entries, key, page))
+        entries = await patiently(partial(volumes.entries, site.log, key, page))
         digest = digest_after_kept(digest, entries)
         if entries[-1].seq > upto:
             continue
@@ -146,11 +148,11 @@ async def _share(site: Site, head: Head, upto: int, digest: int, data: bytes) ->
 
 
 async def _take(site: Site, key: SessionKey, head: Head, upto: int, folded: Folded, data: bytes) -> bool:
-    volume = await patiently(partial(site.log.begin, key))
+    volume = await patiently(partial(volumes.begin, site.log, key))
     await stage_checkpoint(site, key, volume, data)
     async for page in site.pages(key, head.volume):
         if page.first > upto:
-            await patiently(partial(site.log.add_page, key, volume, page))
+            await patiently(partial(volumes.add_page, site.log, key, volume, page))
     after = msgspec.structs.replace(
         head,
         volume=volume,
@@ -161,6 +163,6 @@ async def _take(site: Site, key: SessionKey, head: Head, upto: int, folded: Fold
         spent=0,
     )
     if await patiently(partial(site.log.settle, key, head, after)) is None:
-        await patiently(partial(site.log.forget, key, volume))
+        await patiently(partial(volumes.forget, site.log, key, volume))
         return False
     return True

@@ -15,6 +15,7 @@ from collections import deque
 from functools import partial
 from typing import Final
 
+from localfirst import volumes
 from localfirst.errors import LocalFirstError, RemoteRejected
 from localfirst.records import Head, SessionKey
 from localfirst.room import AT_EASE, FILLING, LOG
@@ -72,7 +73,7 @@ class Evictor:
     async def _make_room(self, enough: float) -> bool:
         deadline = time.monotonic() + _STEP_SECONDS
         while time.monotonic() < deadline:
-            if await patiently(self._site.log.sweep):
+            if await patiently(partial(volumes.sweep, self._site.log)):
                 continue
             await self._move_log()
             if await self._size() <= enough:
@@ -118,7 +119,7 @@ class Evictor:
 
     async def _evict(self, key: SessionKey, head: Head) -> None:
         try:
-            newest = await patiently(partial(self._site.log.newest, key, head))
+            newest = await patiently(partial(volumes.newest, self._site.log, key, head))
             if not newest and not head.stub:
                 newest = (await load_state(self._site, key, head.volume)).fold.time
             await patiently(partial(self._site.log.evict, key, head, max(newest, head.time)))

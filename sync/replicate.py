@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
+from localfirst import volumes
 from localfirst.errors import RemoteRejected
 from localfirst.records import Head, SessionKey, session_key
 from sync.central.base import Head as RemoteHead
@@ -98,7 +99,8 @@ class Replicator:
 
     async def tidy(self, steps: int = 1 << 30) -> None:
         """Remove what is no longer used from this disk, in small steps."""
-        for step in (self._site.log.sweep, self._site.log.rows.give_back, self._site.log.scrub):
+        log = self._site.log
+        for step in (partial(volumes.sweep, log), log.rows.give_back, log.scrub):
             while steps > 0 and await patiently(step):
                 steps -= 1
                 await asyncio.sleep(0)

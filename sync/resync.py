@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from localfirst import jsonvalue
+from localfirst import jsonvalue, volumes
 from localfirst.change import (
     APPEND,
     EMPTY_DIGEST,
@@ -75,7 +75,7 @@ async def resync(site: Site, key: SessionKey, head: Head) -> Resynced:
     """Make a session agree with the central log, and the other way round. The result is ready to be settled."""
     stubborn = False
     for _ in range(site.limits.tries):
-        copy = _Copy(site, key, head, await patiently(partial(site.log.begin, key)))
+        copy = _Copy(site, key, head, await patiently(partial(volumes.begin, site.log, key)))
         try:
             if await copy.complete():
                 return await copy.result()
@@ -84,9 +84,9 @@ async def resync(site: Site, key: SessionKey, head: Head) -> Resynced:
         except Stubborn:
             stubborn = True
         except BaseException:
-            await patiently(partial(site.log.forget, key, copy.volume))
+            await patiently(partial(volumes.forget, site.log, key, copy.volume))
             raise
-        await patiently(partial(site.log.forget, key, copy.volume))
+        await patiently(partial(volumes.forget, site.log, key, copy.volume))
     raise (Stubborn if stubborn else RemoteUnavailable)(
         f"session {head.session_id!r}: the central log changes faster than it can be filled again; it is tried anew"
     )
@@ -175,7 +175,7 @@ class _Copy:
         if stretch.poison is not None:
             entry = pulled.entries[stretch.count]
             raise Unreadable(stretch.poison, entry.seq, hash_of(entry.data))
-        await patiently(partial(self._site.log.add_page, self._key, self.volume, stretch.page))
+        await patiently(partial(volumes.add_page, self._site.log, self._key, self.volume, stretch.page))
         self._note(stretch, pulled)
 
     def _note(self, stretch: Stretch, pulled: Pulled) -> None:

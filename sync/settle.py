@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from localfirst import volumes
 from localfirst.errors import MalformedChange, RemoteRejected, StoreCorrupt
 from localfirst.records import Direction, Head, Page, Rename, SessionKey
 from sync.central.base import Ended
@@ -53,7 +54,7 @@ class Settler:
         settled = await patiently(partial(self._site.log.settle, key, before, after, pages, rename))
         if settled is None:
             if after.volume != before.volume:
-                await patiently(partial(self._site.log.forget, key, after.volume))
+                await patiently(partial(volumes.forget, self._site.log, key, after.volume))
             result.pull.add(key)  # Another process was faster: look again.
             result.push.add(key)
             return

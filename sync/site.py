@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+from localfirst import volumes
 from localfirst.aside import Quarantine
 from localfirst.clock import CentralTime
 from localfirst.identity import Identity
@@ -107,7 +108,7 @@ class Site:
     async def pages(self, key: SessionKey, volume: bytes) -> AsyncIterator[Page]:
         """The pages of a volume, read as they are gone through."""
         after = -1
-        while pages := await patiently(partial(self.log.pages, key, volume, after)):
+        while pages := await patiently(partial(volumes.pages, self.log, key, volume, after)):
             for page in pages:
                 yield page
                 await asyncio.sleep(0)  # The loop may be an application's.
@@ -116,4 +117,4 @@ class Site:
     async def kept(self, key: SessionKey, volume: bytes) -> AsyncIterator[list[Kept]]:
         """The entries of a volume above its floor, page by page."""
         async for page in self.pages(key, volume):
-            yield await patiently(partial(self.log.entries, key, page))
+            yield await patiently(partial(volumes.entries, self.log, key, page))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
+from localfirst import volumes
 from localfirst.change import EMPTY_DIGEST
 from localfirst.checkpoint import decode_state, hash_of
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected
@@ -160,7 +161,7 @@ async def _digest_here(site: Site, key: SessionKey, head: Head) -> int:
     digest, seq = head.floor_digest, head.floor
     async for entries in site.kept(key, head.volume):
         digest, seq = digest_after_kept(digest, entries), entries[-1].seq
-    data = await patiently(partial(site.log.checkpoint, key, head.volume))
+    data = await patiently(partial(volumes.checkpoint, site.log, key, head.volume))
     folded = data is not None and decode_state(data).fold.seq == head.floor and hash_of(data) == head.floor_hash
     if head.stub:  # What was folded is in the central store only.
         return digest if seq == head.seq and data is None else -1

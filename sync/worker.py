@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from localfirst import outbox
 from localfirst.errors import LocalFirstError, RemoteRejected, RemoteUnavailable, StoreMoved
 from localfirst.records import session_key
 from sync.agenda import Agenda
@@ -290,7 +291,7 @@ class Worker:
             await self._check()
         await self._work.replicator.tidy(_SWEEPS)
         if not self._agenda.dirty and self._agenda.seen_row - self._settled_row > SETTLE_ROWS:
-            await patiently(self._log.mark_settled)
+            await patiently(partial(outbox.mark_settled, self._log))
             self._settled_row = self._agenda.seen_row
 
     async def _move_log(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import localfirst
-from localfirst import SessionEvent
+from localfirst import SessionEvent, volumes
 from localfirst.errors import ConfigurationError, RemoteUnavailable, StoreFull
 from tests.integration.stores import Open, contents
 
@@ -290,7 +290,7 @@ def test_a_session_of_a_thousand_items_goes_and_comes_in_50_ms(opened: Open, cen
         assert head is not None
         before = time.perf_counter()
         assert log.evict(key, head, 0)
-        while log.sweep():
+        while volumes.sweep(log):
             pass
         gone = time.perf_counter()
         assert len(session) == 1000

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import localfirst.change
 import localfirst.log
 import localfirst.turns
+import localfirst.volumes
 import sync.agenda
 import sync.asides
 import sync.contact
@@ -78,7 +79,8 @@ def deterministic() -> Iterator[None]:
     fakes: list[tuple[Any, str, Any]] = [
         (localfirst.change, "secrets", SimpleNamespace(token_hex=WORLD.token)),
         (localfirst.log, "os", SimpleNamespace(urandom=WORLD.token_bytes)),
-        (localfirst.log, "time", clock),
+        (localfirst.volumes, "os", SimpleNamespace(urandom=WORLD.token_bytes)),
+        (localfirst.volumes, "time", clock),
         (localfirst.turns, "time", clock),
         (localfirst.turns, "_is_alive", _is_alive),
         (sync.agenda, "time", clock),

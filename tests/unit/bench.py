@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from localfirst import jsonvalue
+from localfirst import jsonvalue, outbox
 from localfirst.aside import Quarantine
 from localfirst.change import APPEND
 from localfirst.clock import HybridClock
@@ -185,7 +185,7 @@ class Bench:
     def pending(self) -> list[str]:
         """Sessions of which something waits for the central store, but for those that are put aside."""
         stopped = {key for (key, _), aside in self.quarantine.all("default").items() if not aside.consent}
-        heads = [self.log.head(key) for key in self.log.waiting("default") - stopped]
+        heads = [self.log.head(key) for key in outbox.waiting(self.log, "default") - stopped]
         return sorted(head.session_id for head in heads if head is not None)
 
     @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+from localfirst import outbox
 from localfirst.errors import (
     ConfigurationError,
     LocalFirstError,
@@ -290,7 +291,7 @@ async def fail_here(stage: Stage) -> None:
         lock.mkdir()
     else:
         stage.patch.setattr(stage.worker._leadership, "take", fail)
-    stage.patch.setattr(stage.bench.log, "touched_since", fail)
+    stage.patch.setattr(outbox, "touched_since", fail)
     stage.patch.setattr(stage.bench.log, "settle", fail)
     stage.another().add("s", "written while it fails")
     stage.central.release()
@@ -303,7 +304,7 @@ async def move_away(stage: Stage) -> None:
     def fail(*_: Any) -> Any:
         raise stage.error
 
-    stage.patch.setattr(stage.bench.log, "touched_since", fail)
+    stage.patch.setattr(outbox, "touched_since", fail)
     stage.patch.setattr(stage.bench.log, "settle", fail)
     stage.another().add("s", "written while it is away")
     stage.central.release()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from localfirst import volumes
 from localfirst.change import PUT
 from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected
 from localfirst.metadata import encode_put
@@ -101,7 +102,7 @@ async def test_a_log_that_is_read_anew_and_ends_before_its_head_is_not_taken(a: 
     pulling(b, lambda pulled: further(pulled)._replace(resync=next(first, False)))
     assert refusals(await b.sync("s"))["pull"] == (RemoteRejected, "the central log ends before its head 3")
     assert b.head("s") == before
-    assert not b.log.sweep()  # What was read of it is gone, too.
+    assert not volumes.sweep(b.log)  # What was read of it is gone, too.
 
 
 async def test_a_log_whose_entries_are_not_those_of_its_digest_is_not_taken(
@@ -178,7 +179,7 @@ async def test_a_checkpoint_of_another_place_is_not_taken(tmp_path: Path, b: Rep
     error, text = refusals(await b.sync("s"))["pull"]
     assert (error, f"at {place} is one of" in text) == (MalformedChange, True)
     assert b.head("s").floor == 0
-    assert not b.log.sweep()
+    assert not volumes.sweep(b.log)
 
 
 async def test_a_checkpoint_that_is_refused_is_folded_here_only(

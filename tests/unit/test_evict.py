@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from localfirst import jsonvalue
+from localfirst import jsonvalue, volumes
 from localfirst.change import APPEND, CLEAR, PUT
 from localfirst.metadata import encode_put
 from localfirst.records import session_key
@@ -36,8 +36,8 @@ def make(tmp_path: Path, server: MemoryServer) -> Make:
 
 def evict(replica: Replica, name: str = "s") -> bool:
     key, head = session_key("default", name), replica.head(name)
-    done = replica.log.evict(key, head, replica.log.newest(key, head))
-    while replica.log.sweep():
+    done = replica.log.evict(key, head, volumes.newest(replica.log, key, head))
+    while volumes.sweep(replica.log):
         pass
     return done
 

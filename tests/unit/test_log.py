@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from localfirst import log as log_module
+from localfirst import outbox, volumes
 from localfirst.change import APPEND, MAIN_BRANCH, Change
 from localfirst.errors import StoreCorrupt
 from localfirst.log import Log
@@ -40,7 +40,7 @@ def move(log: Log, *pages: Page, **to: object) -> Head | None:
     return log.settle(KEY, head_of(log), msgspec.structs.replace(head_of(log), **to), pages)
 
 
-def volumes(log: Log) -> list[bytes]:
+def unused(log: Log) -> list[bytes]:
     """Those that are being made, or are to be removed."""
     return [row[len(GARBAGE + KEY) :] for row in log.rows.keys(GARBAGE + KEY, GARBAGE + KEY + b"\xff" * 9)]
 
@@ -67,48 +67,49 @@ def test_a_row_that_can_not_be_read_is_told(log: Log, row: bytes, read: Callable
 
 def test_what_is_not_admitted_any_more_waits_again(log: Log) -> None:
     """Also if it had been noted that nothing of it waits."""
-    assert not log.mark_settled()
+    assert not outbox.mark_settled(log)
     assert move(log, Page([OwnRange(2, 0, 2, 1)], []), seq=2, acked=2)
-    assert log.mark_settled()
-    assert log.waiting("default") == set()
+    assert outbox.mark_settled(log)
+    assert outbox.waiting(log, "default") == set()
     assert move(log, acked=1)
-    assert log.waiting("default") == {KEY}
+    assert outbox.waiting(log, "default") == {KEY}
 
 
 def test_a_volume_that_took_too_long_is_removed_and_never_taken(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    volume = log.begin(KEY)
-    log.add_page(KEY, volume, Page([OwnRange(1, 0, 1, 2)], []))
-    assert not log.sweep()
-    monkeypatch.setattr(log_module, "STALE_SECONDS", -1.0)
-    assert log.sweep()
+    volume = volumes.begin(log, KEY)
+    volumes.add_page(log, KEY, volume, Page([OwnRange(1, 0, 1, 2)], []))
+    assert not volumes.sweep(log)
+    monkeypatch.setattr(volumes, "STALE_SECONDS", -1.0)
+    assert volumes.sweep(log)
     before = head_of(log)
     assert move(log, volume=volume, seq=2, acked=2) is None
     assert head_of(log) == before
-    assert log.pages(KEY, volume) == []
-    assert volumes(log) == []
+    assert volumes.pages(log, KEY, volume) == []
+    assert unused(log) == []
 
 
 def test_a_volume_that_is_taken_while_it_is_found_forgotten_stays(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    volume = log.begin(KEY)
-    log.add_page(KEY, volume, Page([OwnRange(1, 0, 1, 2)], []))
+    volume = volumes.begin(log, KEY)
+    volumes.add_page(log, KEY, volume, Page([OwnRange(1, 0, 1, 2)], []))
 
-    def finish_late(_: bytes) -> bool:
+    def finish_late(*_: object) -> bool:
         assert move(log, volume=volume, seq=2, acked=2)
         return True
 
-    monkeypatch.setattr(log, "_is_stale", finish_late)
-    assert log.sweep()
-    assert volumes(log) == [NO_VOLUME]  # The one that it replaced.
-    assert log.sweep()
-    assert not log.sweep()
-    assert [entry.seq for page in log.pages(KEY, volume) for entry in log.entries(KEY, page)] == [1, 2]
+    monkeypatch.setattr(volumes, "_is_stale", finish_late)
+    assert volumes.sweep(log)
+    assert unused(log) == [NO_VOLUME]  # The one that it replaced.
+    assert volumes.sweep(log)
+    assert not volumes.sweep(log)
+    (page,) = volumes.pages(log, KEY, volume)
+    assert [entry.seq for entry in volumes.entries(log, KEY, page)] == [1, 2]
 
 
 def test_what_was_begun_for_a_session_that_is_not_here_is_removed_too(log: Log) -> None:
     other = session_key("default", "other")
-    volume = log.begin(other)
-    log.add_page(other, volume, Page([OwnRange(1, 0, 1, 1)], []))
-    log.forget(other, volume)
-    assert log.sweep()
-    assert not log.sweep()
-    assert log.pages(other, volume) == []
+    volume = volumes.begin(log, other)
+    volumes.add_page(log, other, volume, Page([OwnRange(1, 0, 1, 1)], []))
+    volumes.forget(log, other, volume)
+    assert volumes.sweep(log)
+    assert not volumes.sweep(log)
+    assert volumes.pages(log, other, volume) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from localfirst import volumes
 from localfirst.change import PUT, decode_change
 from localfirst.errors import RemoteUnavailable, StoreBusy
 from localfirst.metadata import encode_put
@@ -94,8 +95,8 @@ async def test_a_log_that_is_filled_step_by_step_is_left_for_the_next_round(
     with pytest.raises(RemoteUnavailable, match="changes faster than it can be filled"):
         await a.sync("s")  # It was sent, and whether it is there is not known yet.
     assert a.head("s") == before
-    assert a.log.sweep()  # What was copied of it.
-    assert not a.log.sweep()
+    assert volumes.sweep(a.log)  # What was copied of it.
+    assert not volumes.sweep(a.log)
     assert (await a.sync("s")).refused == {}
     assert a.head("s").generation != before.generation
     assert a.items("s") == ["x"]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from localfirst import volumes
 from localfirst.change import APPEND, MAIN_BRANCH, Change, decode_change, encode_change
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
 from localfirst.records import Aside, Direction, OwnRange, Page, SessionKey, session_key
@@ -344,8 +345,8 @@ async def test_a_restored_store_that_has_grown_again_is_found_by_its_digest(
 def times_of(replica: Replica, name: str) -> list[int]:
     """When each entry of the central log was admitted, as it is known to a replica."""
     key, head = session_key("default", name), replica.head(name)
-    pages = replica.log.pages(key, head.volume)
-    return [entry.admitted_at for page in pages for entry in replica.log.entries(key, page)]
+    pages = volumes.pages(replica.log, key, head.volume)
+    return [entry.admitted_at for page in pages for entry in volumes.entries(replica.log, key, page)]
 
 
 async def test_what_was_lost_and_sent_again_by_another_has_one_time_of_admission_everywhere(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from localfirst import outbox
 from localfirst.aside import Quarantine
 from localfirst.errors import (
     ConfigurationError,
@@ -314,10 +315,10 @@ async def test_what_is_settled_is_not_looked_at_again_at_the_next_start(
     monkeypatch.setattr(worker, "SETTLE_ROWS", 0)
     bench.add("s", "x")
     async with bench.running():
-        await eventually(lambda: not bench.log._unsettled())
-    assert bench.log.backlog("default") == {}
+        await eventually(lambda: not outbox._unsettled(bench.log))
+    assert outbox.backlog(bench.log, "default") == {}
     bench.add("s", "y")
-    assert [backlog.changes for backlog in bench.log.backlog("default").values()] == [1]
+    assert [backlog.changes for backlog in outbox.backlog(bench.log, "default").values()] == [1]
 
 
 async def test_nothing_that_goes_wrong_beside_the_network_ends_the_worker(
@@ -330,7 +331,7 @@ async def test_nothing_that_goes_wrong_beside_the_network_ends_the_worker(
             def fail(*_: Any) -> Any:
                 raise OSError("disk I/O error, once")
 
-            patched.setattr(bench.log, "touched_since", fail)
+            patched.setattr(outbox, "touched_since", fail)
             bench.add("s", "x")
             made.wake()
             await eventually(lambda: made.status.last_error is not None)
@@ -370,13 +371,13 @@ async def test_what_waits_is_looked_for_again_when_the_disk_fails_at_the_start(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.add("s", "before")
-    waiting = bench.log.waiting
+    waiting = outbox.waiting
 
-    def fail_once(_: str) -> Any:
-        monkeypatch.setattr(bench.log, "waiting", waiting)
+    def fail_once(*_: Any) -> Any:
+        monkeypatch.setattr(outbox, "waiting", waiting)
         raise StoreUnwritable("the disk failed, once")
 
-    monkeypatch.setattr(bench.log, "waiting", fail_once)
+    monkeypatch.setattr(outbox, "waiting", fail_once)
     async with bench.running() as made:
         await eventually(lambda: bench.acked("s") == 1)
         assert made.history[:3] == ["standby", "turning", "blocked"]
