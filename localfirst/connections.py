@@ -52,7 +52,7 @@ class Connection:
 
 
 class Connections(diskcache.Cache):  # type: ignore[misc]
-    """diskcache's table and files without its slow initialisation, which `localfirst.rows` does once per directory.
+    """diskcache's table and files without its slow initialisation, which `localfirst.schema` does once per directory.
 
     Whoever holds the lock of a connection may then take `writing`, never the other way round.
     """

@@ -1,67 +1,39 @@
-"""Rows of bytes on disk: the one place that touches diskcache and its SQL.
+"""Rows of bytes on disk: the one place that reads and writes them, by SQL on diskcache's table.
 
-diskcache brings the table, the unique index on (key, raw) and connections per thread. What it does by default and is
-wrong for data that must not be lost is switched off here: pickle, eviction, culling, values in files, memory-mapped
-reads, triggers and an index for an expiry that is not used. Keys and values are bytes; a row of any other kind was
-not written by this module and is refused unread, whatever it holds. Each row has a checksum of both (in diskcache's
-column `tag`), which is looked at whenever the value is read: disks, and those who copy files, make mistakes.
+Keys and values are bytes; a row of any other kind was not written by this module and is refused unread, whatever it
+holds. Each row has a checksum of both (in diskcache's column `tag`), which is looked at whenever the value is read:
+disks, and those who copy files, make mistakes.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 from zlib import crc32
 
-import diskcache
 from diskcache.core import DBNAME, MODE_RAW
 from filelock import FileLock
 
 from localfirst.connections import Connections
-from localfirst.errors import (
-    ConfigurationError,
-    ItemTooLarge,
-    StoreBusy,
-    StoreClosed,
-    StoreCorrupt,
-    StoreFull,
-    StoreUnwritable,
-)
+from localfirst.diskerrors import file_error, of_the_disk, of_this_call
+from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt
+from localfirst.schema import FORMAT, READABLE, check_free, checksum, create, finish, format_of, prepare_directory
 
-FORMAT: Final = 3
 PATIENCE: Final = 30.0
 """Seconds to wait for other processes' commits before giving up with `StoreBusy`."""
 
-_SETTINGS: Final = {
-    "eviction_policy": "none",
-    "cull_limit": 0,
-    "size_limit": 2**62,
-    "statistics": 0,
-    "sqlite_auto_vacuum": 2,  # Incremental: freed pages are given back when asked, not in each commit.
-    "sqlite_mmap_size": 0,  # A truncated file must be an error, not a SIGBUS.
-}
 _LONG_LOG: Final = 1 << 20
-_FORMAT_KEY: Final = "localfirst_format"
 _INSERT: Final = f"INSERT INTO Cache (key, raw, store_time, mode, tag, value) VALUES (?, 1, ?, {MODE_RAW}, ?, ?)"
 _INSERT_LAST: Final = (
     f"INSERT INTO Cache (key, raw, store_time, mode, tag, value) SELECT ?, 1, ?, {MODE_RAW}, ?, ?"
     " WHERE NOT EXISTS (SELECT 1 FROM Cache WHERE key >= ? AND key < ?)"
 )
-READABLE: Final = f"raw = 1 AND mode = {MODE_RAW} AND typeof(key) = 'blob' AND typeof(value) = 'blob'"
-"""Of a row that this module may have written; the checksum tells whether it did."""
 _GUARD: Final = b"\0"
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_OUT_OF_SHAPE: Final = ("no such", "decode", "malformed", "has no column")
-"""SQLite's words for a schema that is not the one that was made, and for text where bytes belong."""
-_LITTLE: Final = 1 << 16
-"""Bytes of free space that are none: SQLite asks for 32 KiB at once, and reports no more than a failed write."""
 
 T = TypeVar("T")
 
@@ -72,33 +44,6 @@ class BadRow(StoreCorrupt):
 
 class RowExists(Exception):
     """The key of an insert is taken."""
-
-
-class NoPickleDisk(diskcache.Disk):  # type: ignore[misc]
-    """Refuses to turn anything but bytes into rows, and rows into anything (CVE-2025-69872)."""
-
-    def put(self, key: Any) -> NoReturn:
-        _refuse("a key")
-
-    def get(self, key: Any, raw: Any) -> NoReturn:
-        _refuse("a key")
-
-    def store(self, value: Any, read: Any, key: Any = None) -> NoReturn:
-        _refuse("a value")
-
-    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> NoReturn:
-        _refuse("a value")
-
-
-def checksum(key: bytes, value: bytes) -> int:
-    """What tells a row that was written from one that was damaged since."""
-    return crc32(value, crc32(key))
-
-
-def _refuse(what: str) -> NoReturn:
-    raise StoreCorrupt(
-        f"diskcache was asked to convert {what}, which could run code: only rows.py reads and writes here"
-    )
 
 
 class Rows:
@@ -119,7 +64,7 @@ class Rows:
         self.file: Path = directory / DBNAME
         self.on_damage = on_damage
         """Called with what is wrong, wherever it is met; must be quick and not raise. None: nobody mends it."""
-        _prepare_directory(directory)
+        prepare_directory(directory)
         self._connections = Connections(directory, fsync=fsync)
         try:
             patiently(self._open)
@@ -132,7 +77,6 @@ class Rows:
             return
         with locked(self.directory.parent / f"{self.directory.name}.lock"):
             if self._format() is None:
-                self._check_free()
                 self._create()
         if (found := self._format()) != FORMAT:
             raise ConfigurationError(
@@ -142,36 +86,15 @@ class Rows:
 
     def _format(self) -> Any:
         with self._using() as execute:
-            try:
-                row = execute("SELECT value FROM Settings WHERE key = ?", (_FORMAT_KEY,)).fetchone()
-            except sqlite3.OperationalError as error:
-                if "no such table" not in str(error):
-                    raise
-                return None
-            return row[0] if row else None
-
-    def _check_free(self) -> None:
-        """Raise, unless there is nothing yet, or what a process left that was killed while it made the database."""
-        with self._using() as execute:
-            tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            rows = execute(f"SELECT key, value, {READABLE}, tag FROM Cache") if "Cache" in tables else ()
-            ours = [readable and checksum(key, value) == tag for key, value, readable, tag in rows]
-        if any(ours):
-            raise self.damaged("has lost its settings")
-        if ours or tables - {"Settings", "Cache", "sqlite_sequence", "sqlite_stat1"}:
-            raise ConfigurationError(
-                f"{self.file} is a database that localfirst did not make: it was left alone; pass another path"
-            )
+            return format_of(execute)
 
     def _create(self) -> None:
-        with self._using():  # For its errors.
-            diskcache.Cache(str(self.directory), disk=NoPickleDisk, timeout=PATIENCE, **_SETTINGS).close()
+        with self._using() as execute:
+            if not check_free(self.file, execute):
+                raise self.damaged("has lost its settings")
+            create(self.directory)
         with self.transaction(), self._using() as execute:
-            triggers = execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-            for (name,) in triggers:
-                execute(f'DROP TRIGGER IF EXISTS "{name}"')
-            execute("DROP INDEX IF EXISTS Cache_expire_time")
-            execute("INSERT OR REPLACE INTO Settings VALUES (?, ?)", (_FORMAT_KEY, FORMAT))
+            finish(execute)
 
     @contextmanager
     def _using(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
@@ -421,25 +344,12 @@ class Rows:
         return kind(f"{self.directory} {what}: open the store again, which saves what can still be read")
 
     def _translate(self, error: Exception) -> NoReturn:
-        text = str(error)
-        if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
-            raise StoreClosed(f"{self.directory} was closed during the call: open it again") from error
-        if "too big" in text:
-            raise ItemTooLarge(
-                f"more than {self.directory} can hold in one row ({text}); nothing of this call was stored"
-            ) from error
-        if "locked" in text or "busy" in text:
-            raise StoreBusy(
-                f"{self.directory} is locked by another process; nothing of this call was stored: try again"
-            ) from error
+        if (known := of_this_call(self.directory, error)) is not None:
+            raise known from error
         self._connections.check_place()  # Else whatever is wrong is wrong with another file.
-        if "full" in text or ("disk I/O" in text and _is_full(self.directory)):
-            raise no_space(self.directory, error) from error
-        if isinstance(error, sqlite3.OperationalError) and not any(each in text for each in _OUT_OF_SHAPE):
-            raise StoreUnwritable(
-                f"{self.directory} can't be used ({text}); nothing of this call was stored"
-            ) from error
-        raise self.damaged(f"is damaged ({text})") from error
+        if (known := of_the_disk(self.directory, error)) is not None:
+            raise known from error
+        raise self.damaged(f"is damaged ({error})") from error
 
     def _checked(self, key: bytes, value: Any, readable: int, tag: Any) -> bytes:
         if not readable or crc32(value, crc32(key)) != tag:
@@ -473,48 +383,3 @@ def patiently(call: Callable[[], T], patience: float = PATIENCE) -> T:
             if time.monotonic() > deadline:
                 raise
             time.sleep(random.uniform(0.0002, 0.002))
-
-
-def _prepare_directory(directory: Path) -> None:
-    file = directory / DBNAME
-    try:
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        # SQLite gives its other files the mode of this one, whatever the umask. One that is there already is never
-        # opened here: closing it would let go of all locks that SQLite holds on it for other stores of this process,
-        # and the next process that closes it would remove the write-ahead log under them.
-        with Connections.making, suppress(FileExistsError):
-            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        if not os.access(file, os.R_OK | os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
-    except FileExistsError:
-        raise ConfigurationError(f"{directory} or its parent is a file: pass a path where a directory can be") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise no_space(directory, error) from error
-        raise ConfigurationError(
-            f"{directory} can't be created or written ({error}): pass another path, or change its permissions"
-        ) from error
-    if file.is_dir():
-        raise ConfigurationError(f"{file} is a directory where a database belongs: move it away, or pass another path")
-
-
-def no_space(directory: Path, error: Exception) -> StoreFull:
-    """The error that says so."""
-    return StoreFull(f"no space for {directory} ({error}); nothing of this call was stored: free some space")
-
-
-def file_error(directory: Path, error: OSError) -> StoreFull | StoreUnwritable:
-    """What an error of the operating system with one of a store's files means to its user."""
-    if error.errno in _FULL:
-        return no_space(directory, error)
-    return StoreUnwritable(f"{directory} can't be used ({error}); nothing of this call was stored")
-
-
-def _is_full(directory: Path) -> bool:
-    """Whether there is next to no space left, as far as the file system tells."""
-    try:
-        found = os.statvfs(directory)
-    except (OSError, AttributeError):  # Another operating system.
-        return False
-    return found.f_bavail * found.f_frsize < _LITTLE

@@ -25,6 +25,7 @@ from localfirst import volumes
 from localfirst.checkpoint import hash_of
 from localfirst.connections import DATABASE, PLACE_SECONDS
 from localfirst.damage import Note, evidence, made_file, note_file, read_note, write_note
+from localfirst.diskerrors import file_error
 from localfirst.errors import LocalFirstError, StoreCorrupt, StoreMoved
 from localfirst.holes import mark_holes, slots_above, unread
 from localfirst.identity import HOST, fingerprint
@@ -46,7 +47,7 @@ from localfirst.records import (
     number,
     span,
 )
-from localfirst.rows import Rows, file_error, locked, patiently
+from localfirst.rows import Rows, locked, patiently
 from localfirst.status import Recovered
 from localfirst.turns import left_open, nobodys_turn
 from localfirst.wreck import Found, Wreck

@@ -18,9 +18,9 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from localfirst.change import END, MAIN_BRANCH, Change, decode_change, in_turn, new_id
+from localfirst.diskerrors import file_error
 from localfirst.log import Log
 from localfirst.records import KEY_BYTES, TURN, Head, SessionKey, number, span
-from localfirst.rows import file_error
 
 IDLE_SECONDS: Final = 600.0
 """After so long without a write, a turn that was never ended is ended: its process may hang."""

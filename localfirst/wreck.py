@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from localfirst.connections import DATABASE
-from localfirst.rows import READABLE, checksum
+from localfirst.schema import READABLE, checksum
 
 _MOST_FAILURES: Final = 100_000
 """Reads that fail before the rest is given up."""

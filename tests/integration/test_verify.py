@@ -18,7 +18,7 @@ import localfirst
 from localfirst import ConfigurationError, RemoteRejected, SessionEvent, SyncTimeout
 from localfirst.change import Admitted, decode_change, new_id
 from localfirst.checkpoint import State, encode_state
-from localfirst.rows import checksum
+from localfirst.schema import checksum
 from localfirst.status import SessionCheck
 from sync.central import connect
 from sync.central.base import Checkpoint, Want

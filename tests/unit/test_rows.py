@@ -22,8 +22,9 @@ from diskcache.core import DBNAME, MODE_PICKLE
 
 from localfirst import connections
 from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt, StoreFull, StoreMoved, StoreUnwritable
-from localfirst.rows import FORMAT, NoPickleDisk, RowExists, Rows, patiently
+from localfirst.rows import RowExists, Rows, patiently
 from localfirst.salvage import open_rows
+from localfirst.schema import FORMAT, NoPickleDisk
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from localfirst import ConfigurationError, SessionEvent, Store, StoreCorrupt, St
 from localfirst.damage import Note, note_file, read_note, write_note
 from localfirst.lives import end_life
 from localfirst.records import CHANGE, HEAD, session_key
-from localfirst.rows import Rows, checksum
+from localfirst.rows import Rows
 from localfirst.salvage import open_rows
+from localfirst.schema import checksum
 from sync import worker
 from tests.polling import eventually
 
