@@ -15,6 +15,7 @@ import localfirst
 from benchmarks.messages import messages
 from benchmarks.processes import ANSWER_SECONDS
 from benchmarks.timing import Series
+from localfirst import volumes
 from localfirst.change import new_id
 from localfirst.log import Log
 from localfirst.records import SessionKey, session_key
@@ -97,8 +98,8 @@ async def _evict(log: Log, key: SessionKey) -> int:
     while time.monotonic() < deadline:
         start = time.perf_counter_ns()
         head = await patiently(partial(log.head, key))
-        if head is not None and await patiently(partial(log.evict, key, head, log.newest(key, head))):
-            while await patiently(log.sweep):
+        if head is not None and await patiently(partial(log.evict, key, head, volumes.newest(log, key, head))):
+            while await patiently(partial(volumes.sweep, log)):
                 pass
             return start
     raise AssertionError("it can't be evicted")
