@@ -23,6 +23,7 @@ from localfirst.rows import Rows
 from sync.central import connect
 from sync.central.base import Pushed, Run
 from sync.central.directory import DirectoryStore
+from sync.central.directory.lives import Lives
 from tests.integration.stores import push_foreign
 from tests.polling import eventually
 
@@ -374,7 +375,7 @@ def test_ls_shows_what_is_in_quarantine_though_nothing_of_it_is_here(run: Invoke
 def alter(central: str, session_id: str = "user-1") -> None:
     """In a directory as central store, change the first change of a session, and not the digest beside it."""
     store = DirectoryStore(central, "default")
-    key = store._entry_key(session_id, 1)
+    key = store._keys.entry(session_id, 1)
     value = store._rows.get(key)
     assert value is not None
     assert b"Hello" in value
@@ -493,10 +494,10 @@ def rows_of(home: Path) -> list[tuple[bytes, bytes]]:
 def lose(central: str, session_id: str) -> None:
     """What of a session is in a directory as central store goes."""
     store = DirectoryStore(central, "default")
-    key = store._head_key(session_id)
+    lives = Lives(store._rows, store._keys)
     with store._rows.transaction():
-        assert store._rows.delete_range(key, key + b"\0") == 1
-        store._drop(session_id, 1 << 62)
+        assert lives.session(session_id) is not None
+        lives.clear(session_id)
     store._rows.close()
 
 

@@ -11,9 +11,10 @@ import pytest
 from localfirst.errors import RemoteRejected, RemoteUnavailable
 from localfirst.rows import Rows
 from sync import retry
-from sync.central import directory
 from sync.central.base import Run, Want
 from sync.central.directory import DirectoryStore
+from sync.central.directory import store as store_module
+from sync.central.directory.rows import decode_entry
 
 ALL = Want("s", None, 0, 0)
 
@@ -45,7 +46,7 @@ def lose(rows: Rows, place: int) -> None:
 async def test_a_log_with_a_hole_is_not_read_beyond_it(store: DirectoryStore, rows: Rows) -> None:
     [whole] = await store.pull([ALL], 1 << 20)
     assert [entry.data for entry in whole.entries] == [b"one", b"two", b"three"]
-    digest = directory._entry_decoder.decode(rows.range(b"l", b"m")[1][1]).digest
+    digest = decode_entry(rows.range(b"l", b"m")[1][1]).digest
     lose(rows, 1)
     for want in (ALL, Want("s", "g", 2, digest)):
         with pytest.raises(RemoteRejected, match="the log of 's' has no seq 2"):
@@ -74,7 +75,7 @@ async def test_a_directory_that_is_locked_is_tried_again(
 ) -> None:
     run = Run("s", "g", False, "r1", 4, [b"four"])
     with monkeypatch.context() as patched:
-        patched.setattr(directory, "patiently", partial(retry.patiently, patience=0.05))
+        patched.setattr(store_module, "patiently", partial(retry.patiently, patience=0.05))
         with rows.transaction(), pytest.raises(RemoteUnavailable, match=r"^the central store .* is locked by another"):
             await store.push([run])
     [pushed] = await store.push([run])
