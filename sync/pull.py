@@ -15,11 +15,12 @@ from sync.central.base import Head as RemoteHead
 from sync.central.base import Pulled, Want
 from sync.central.digests import digest_after
 from sync.lives import how_ended, with_pending
-from sync.resync import Unreadable, rename_of
+from sync.resync import Unreadable
 from sync.round import Refusal, Round
 from sync.settle import UNKNOWN_OURS, Settler
 from sync.site import Site
 from sync.stretch import Stretch, read_stretch
+from sync.twins import rename_of
 
 _MOST_ROOM: Final = 1 << 30
 """Bytes of one turn that is taken from the central store."""

@@ -7,33 +7,25 @@ copied into a volume aside, page by page, and taken at once at the end: neither 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
-from localfirst import jsonvalue, volumes
+from localfirst import volumes
 from localfirst.change import (
-    APPEND,
     EMPTY_DIGEST,
-    FORK,
     Change,
-    branch_id,
     decode_change,
-    derived_id,
     extend_digest,
     new_id,
 )
-from localfirst.checkpoint import MARKED, State, decode_state, encode_state, hash_of, merge_states
+from localfirst.checkpoint import State, decode_state, encode_state, hash_of, merge_states
 from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
-from localfirst.fold import Fold
-from localfirst.history import Item, ItemId
 from localfirst.holes import first_hole, slots_above
 from localfirst.lifetime import Lifetime
-from localfirst.lives import ttl_set_by
 from localfirst.records import Head, Kept, Rename, SessionKey
-from localfirst.turns import OpenTurns
 from sync.central.base import Checkpoint, Pulled, PushStatus, Run, Want
 from sync.central.base import Head as RemoteHead
 from sync.central.digests import digest_after
@@ -42,6 +34,8 @@ from sync.lives import how_ended, with_pending
 from sync.retry import patiently
 from sync.site import Site
 from sync.stretch import Stretch, read_stretch
+from sync.twins import rename_of, twin_below
+from sync.unsent import Unsent
 
 
 class Changed(Exception):
@@ -165,7 +159,8 @@ class _Copy:
             raise MalformedChange(f"the checkpoint at {checkpoint.seq} is one of {state.fold.seq}")
         self._seen = dict(state.fold.counters)
         self._lifetime = state.fold.lifetime
-        self._twin = await patiently(partial(self._twin_below, state))
+        same_life = remote.generation == self._head.generation
+        self._twin = await patiently(partial(twin_below, self._site, self._key, self._head, state, same_life=same_life))
         await stage_checkpoint(self._site, self._key, self.volume, checkpoint.data)
 
     async def _take(self, pulled: Pulled) -> None:
@@ -191,27 +186,6 @@ class _Copy:
     def _check(self, remote: RemoteHead) -> None:
         if self._digest != remote.digest:  # Reading it again would end the same way, for ever.
             raise RemoteRejected("the central log and its own digest disagree")
-
-    def _twin_below(self, state: State) -> int | None:
-        """The first slot above what is known to be admitted whose change is not surely the one that was folded."""
-        head, log = self._head, self._site.log
-        counter, mark = state.fold.counter(head.origin), state.marks.get(head.origin)
-        # What another life of the log took proves nothing of this one: a copy of this directory may have begun it.
-        acked = head.acked if self._remote and self._remote.generation == head.generation else 0
-        known = max(acked, head.bottom, head.slot(head.first) - 1)
-        if head.slot(counter) <= known:
-            return None
-        # Twins have the same changes up to some place: the last that is the same proves all before it.
-        for each in range(counter, max(head.counter(known), counter - MARKED), -1):
-            found = log.change(self._key, head.slot(each))
-            if found is not None and mark is not None and mark.hash_at(each) == hash_of(found):
-                return None if each == counter else head.slot(each + 1)
-        shown = state.fold.each_item()
-        for slot in range(known + 1, head.slot(counter) + 1):
-            found = log.change(self._key, slot)
-            if found is None or not _is_shown(decode_change(found), state.fold, shown):
-                return slot
-        return None
 
     # What the central log lacks.
 
@@ -247,7 +221,7 @@ class _Copy:
                     admit(state, [entry._replace(seq=state.fold.seq + 1)])
         return state
 
-    def _is_adrift(self, change: Change, stretch: _Unsent) -> bool:
+    def _is_adrift(self, change: Change, stretch: Unsent) -> bool:
         """Whether the central log lacks what was before a change, and what was evicted here: others may have that."""
         return (
             self._head.stub and change.counter > max(self._seen.get(change.origin, 0), stretch.last(change.origin)) + 1
@@ -291,7 +265,7 @@ class _Copy:
             raise Changed  # What was in a life that ended since is not sent into another.
 
     async def _lacking(self, generation: str) -> AsyncIterator[Run]:
-        stretch = _Unsent(self._site)
+        stretch = Unsent(self._site.limits)
         async for entries in self._site.kept(self._key, self._head.volume):
             for entry in entries:
                 if not entry.data:
@@ -349,73 +323,3 @@ class _Copy:
     def _has_hole(self, after: int) -> bool:
         """Whether a change made here that was not admitted is missing."""
         return first_hole(slots_above(self._site.log.rows, self._key, after), after) is not None
-
-
-def _is_shown(change: Change, fold: Fold, items: dict[ItemId, Item]) -> bool:
-    """Whether an item of a change is among those that are shown, or the branch that it made."""
-    if change.kind == FORK:
-        line = fold.branches.get(branch_id(change.origin, change.counter))
-        return line is not None and line.time == change.time
-    if change.kind != APPEND:
-        return False
-    for place, data in enumerate(jsonvalue.split(change.body)):
-        item = items.get(ItemId(change.origin, change.counter, place))
-        if item is not None and item.data == data:
-            return True
-    return False
-
-
-async def rename_of(site: Site, key: SessionKey, head: Head, twin: int | None, same: Collection[int]) -> Rename | None:
-    """How the changes from a slot on are to be named, because another directory has taken their counters.
-
-    The new name follows from the first of them: if this directory was copied with them in it, the copy gives them the
-    same names, and they are there once.
-    """
-    if twin is None:
-        return None
-    current = await patiently(site.identity.replica_id)
-    if current == head.origin:
-        current = await patiently(partial(site.identity.renew, current))
-    first = await patiently(partial(site.log.change, key, twin))
-    name = current if first is None else derived_id(head.origin, first)
-    return Rename(twin, name, 1, same=frozenset(same))
-
-
-class _Unsent:
-    """Consecutive changes of one origin that are to be pushed together."""
-
-    def __init__(self, site: Site) -> None:
-        self._limits = site.limits
-        self.changes: list[bytes] = []
-        self._origin = ""
-        self._first = 0
-        self._size = 0
-        self._turns = OpenTurns()
-        self._whole = True
-
-    def must_go(self, origin: str, counter: int) -> bool:
-        """Whether what there is must be pushed before this change is added."""
-        if not self.changes:
-            return False
-        if origin != self._origin or counter != self._first + len(self.changes):
-            return True
-        full = len(self.changes) >= self._limits.run_changes or self._size >= self._limits.run_bytes
-        return full and self._whole
-
-    def add(self, origin: str, counter: int, data: bytes) -> None:
-        """One more change."""
-        if not self.changes:
-            self._origin, self._first, self._turns = origin, counter, OpenTurns()
-        self.changes.append(data)
-        self._size += len(data)
-        self._whole = self._turns.follow(data)
-
-    def last(self, origin: str) -> int:
-        """The counter of the last of them, if they are of an origin; else 0."""
-        return self._first + len(self.changes) - 1 if origin == self._origin and self.changes else 0
-
-    def run(self, session_id: str, generation: str, *, fresh: bool) -> Run:
-        """All of them, to be pushed; then there are none."""
-        run = Run(session_id, generation, fresh, self._origin, self._first, self.changes, ttl_set_by(self.changes))
-        self.changes, self._size = [], 0
-        return run
