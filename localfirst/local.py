@@ -28,7 +28,8 @@ from localfirst.salvage import open_rows, recovered
 from localfirst.status import Recovered
 from localfirst.turns import Owner, Turns
 from localfirst.unresolved import Conflicts, Unresolved
-from localfirst.view import OnBranch, Plan, View, Views, no_turn, on_main
+from localfirst.view import OnBranch, Plan, View, no_turn, on_main
+from localfirst.views import Views
 from localfirst.writer import Writer
 
 SCRUB_SECONDS: Final = 1.0

@@ -8,7 +8,7 @@ and never while waiting for anything.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
@@ -25,7 +25,6 @@ from localfirst.records import Head, Page, Rest, SessionKey
 from localfirst.room import Evicted
 from localfirst.unresolved import Conflicts
 
-DEFAULT_VIEWS_BYTES: Final = 64 * 2**20
 _CONNECTIONS: Final = 64  # Of which a view remembers what it has checked.
 _ITEM_OVERHEAD: Final = 200  # What an item costs in memory beside its own bytes.
 
@@ -375,38 +374,3 @@ def _corrupt(head: Head, error: LocalFirstError) -> LocalFirstError:
     if isinstance(error, MalformedChange):
         return StoreCorrupt(f"session {head.session_id!r} holds on this disk what can't be read: {error}")
     return error
-
-
-class Views:
-    """The views of a store; the least recently used ones go when they take more memory than allowed."""
-
-    def __init__(self, make: Callable[[SessionKey, str], View], limit: int = DEFAULT_VIEWS_BYTES) -> None:
-        self._make = make
-        self._limit = limit
-        self._views: OrderedDict[SessionKey, View] = OrderedDict()
-        self._lock = threading.Lock()
-        self._calls = 0
-
-    def get(self, key: SessionKey, session_id: str) -> View:
-        """The view of a session. Use it for one call and get it again for the next."""
-        with self._lock:
-            view = self._views.get(key)
-            if view is None:
-                view = self._views[key] = self._make(key, session_id)
-            else:
-                self._views.move_to_end(key)
-            self._calls += 1
-            if self._calls % 256 == 0:
-                self._shrink()
-            return view
-
-    def loaded(self) -> list[tuple[SessionKey, str]]:
-        """The sessions whose views were used."""
-        with self._lock:
-            return [(key, view.head.session_id) for key, view in self._views.items() if view.loaded]
-
-    def _shrink(self) -> None:
-        total = sum(view.weight for view in self._views.values())
-        while total > self._limit and len(self._views) > 1:
-            _, view = self._views.popitem(last=False)
-            total -= view.weight
