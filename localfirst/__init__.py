@@ -36,9 +36,10 @@ from localfirst.version import VERSION
 if TYPE_CHECKING:
     from localfirst.events import SessionEvent
     from localfirst.metadata import Conflict
+    from localfirst.opening import open  # noqa: A004
     from localfirst.session import Session
     from localfirst.status import Branch, Quarantined, Recovered, SessionCheck, SessionInfo, StoreStatus, VerifyReport
-    from localfirst.store import Store, open  # noqa: A004
+    from localfirst.store import Store
 
 __version__ = VERSION
 
@@ -86,7 +87,7 @@ _HOMES = {
     "Store": "localfirst.store",
     "StoreStatus": "localfirst.status",
     "VerifyReport": "localfirst.status",
-    "open": "localfirst.store",
+    "open": "localfirst.opening",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
@@ -18,12 +17,12 @@ from localfirst.change import check_session_id
 from localfirst.clock import moment, pack
 from localfirst.errors import ConfigurationError, LocalFirstError, of_session
 from localfirst.events import Listeners, SessionEvent
-from localfirst.fold import Fold
 from localfirst.giving_up import give_up
 from localfirst.lifetime import Wish
 from localfirst.link import Link, connector
 from localfirst.local import Local
 from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, check_size_limit, milliseconds
+from localfirst.overview import in_quarantine, session_info, store_status, utc
 from localfirst.records import Aside, Direction, SessionKey, session_key
 from localfirst.resolvers import Resolver, Resolvers
 from localfirst.room import Evicted
@@ -38,81 +37,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-def open(  # noqa: A001 - localfirst.open() is how it is called
-    path: str | os.PathLike[str] | None = None,
-    *,
-    remote: str | None = None,
-    namespace: str = "default",
-    worker: WorkerKind = "thread",
-    durability: Durability = "normal",
-    resolvers: Mapping[str, Resolver] | None = None,
-    poll_interval: float = 5.0,
-    sync_interval: float = 0.02,
-    on_remote_loss: RemoteLoss = "reseed",
-    ttl: timedelta | float | None = None,
-    item_ttl: timedelta | float | None = None,
-    size_limit: int | None = None,
-) -> Store:
-    """Open the store in a directory, made with mode 0700 if it is missing.
-
-    - `path`: None: `$LOCALFIRST_HOME`, else the platform's directory for user data.
-    - `remote`: the central store: `redis://`, `rediss://`, `unix://`, `postgresql://` or `file:///directory`. None:
-      `$LOCALFIRST_REMOTE`, else there is none; `""`: there is none. A server that can't be reached is no error: see
-      `Store.status`.
-    - `namespace`: tenant or application. Sessions of different namespaces never meet.
-    - `worker`: `"thread"`: sync runs in a thread of its own. `"task"`: on the running asyncio loop. `"none"`: only
-      inside `flush`, `refresh` and `close`.
-    - `durability`: `"normal"`: a killed process loses nothing, a power cut may lose the last moments. `"full"`: every
-      call is on the disk when it returns.
-    - `resolvers`: by metadata key or glob (`"tags.*"`), what becomes of writes that did not know of each other: a rule,
-      see `Session.set`, or a function. It counts for writes that name no rule of their own. A key's own entry comes
-      before globs, and these count in their order. A function is called as `fn(key, mine, theirs, base)` and returns
-      the value: `mine` was written here, `theirs` elsewhere, `base` is what was there before both; None: not set. It
-      is called once, in the worker's thread, where `mine` was written, if that reached the central store second. What
-      it returns is then set here. If it raises, the later write stands. See `docs/metadata.md`.
-    - `poll_interval`: seconds between looks at the central store when no hint comes; up to half as many more.
-    - `sync_interval`: at most one push in so many seconds; the first write after a quiet time goes at once.
-    - `on_remote_loss`: what to do when the central store has lost what it had, or is another one. `"reseed"`: send it
-      what is here, and say so (`SessionEvent.REMOTE_LOST`). `"ask"`: stop until `reseed` (the whole store) or `retry`
-      (one session) is called.
-    - `ttl`: seconds or a timedelta after which a session expires to which nothing is written; `item_ttl`: after which
-      each item does. They are written to sessions that are written to here, unless `session()` was given others. None:
-      nothing is; `math.inf`: for ever.
-    - `size_limit`: bytes of disk, from 1,000,000 on, that the directory shall not exceed. From 80 % of it on, sessions
-      of which nothing is pending are evicted, the least recently used first; the next access fetches them again, and
-      raises `RemoteUnavailable` if that can't be done within `hydrate_timeout`. Nothing pending is ever evicted, and
-      nothing while the central store can't be reached, or if there is none: at the limit, writes raise `StoreFull`
-      (deleting a session works). `SessionEvent.STORE_FILLING` comes before, at 80 %. The process that syncs the
-      directory must be given the limit, too. None: no limit.
-
-    Raises `ConfigurationError` for what can't work, whatever the network does.
-
-    >>> import tempfile
-    >>> with open(tempfile.mkdtemp()) as store:
-    ...     store.session("user-123").add_message("user", "Hello")
-    {'role': 'user', 'content': 'Hello'}
-    >>> with open(tempfile.mkdtemp(), resolvers={"tags.*": "union"}) as store:
-    ...     session = store.session("user-123")
-    ...     session.set("tags.user", ["new"]); session.set("tags.user", ["premium"])
-    ...     session.get("tags.user")
-    ['new', 'premium']
-    """
-    return Store(
-        path,
-        remote=remote,
-        namespace=namespace,
-        worker=worker,
-        durability=durability,
-        resolvers=resolvers,
-        poll_interval=poll_interval,
-        sync_interval=sync_interval,
-        on_remote_loss=on_remote_loss,
-        ttl=ttl,
-        item_ttl=item_ttl,
-        size_limit=size_limit,
-    )
 
 
 class Store:
@@ -266,7 +190,7 @@ class Store:
         self._local.expire(alone=self._link is None)
         now = moment(pack(self._local.time.now())) or datetime.now(timezone.utc)
         for key, session_id in self._local.sessions(prefix):
-            info = self._info(key, session_id, stopped=key in stopped)
+            info = session_info(self._local, self._link, key, session_id, stopped=key in stopped)
             if info.updated_at is None:
                 if key in stopped and least is None:
                     yield info
@@ -338,30 +262,7 @@ class Store:
         >>> store.status().state
         'local'
         """
-        backlog, stopped = self._local.backlog(), self._stopped()
-        waiting = list(backlog.values())
-        oldest = min((each.oldest for each in waiting), default=None)
-        link = self._link
-        sync = link.status() if link else None
-        synced_at = sync.last_synced_at if sync else None
-        return StoreStatus(
-            state=sync.state if sync else "local",
-            pending_changes=sum(each.changes for each in waiting),
-            pending_bytes=sum(each.bytes for each in waiting),
-            oldest_pending_seconds=None if oldest is None else max(0.0, time.time() - oldest),
-            last_synced_at=_utc(synced_at),
-            last_error=sync.last_error if sync else None,
-            clock_offset=sync.clock_offset if sync else None,
-            quarantined=len({key for key, _ in stopped}),
-            quarantined_changes=sum(each.changes for key, each in backlog.items() if (key, "push") in stopped),
-            leader=link.host.leads if link else False,
-            remote=link.remote if link else None,
-            replica_id=self._local.replica_id,
-            path=str(self.path),
-            recovered=self._local.recovered(),
-            disk_bytes=self._local.disk_bytes(),
-            size_limit=self._local.room.limit if self._local.room else None,
-        )
+        return store_status(self._local, self._link, self.path, self._stopped())
 
     # What needs somebody to act.
 
@@ -371,19 +272,7 @@ class Store:
         >>> store.quarantined()
         []
         """
-        stopped = self._stopped()
-        hopeless = {key for (key, _), aside in stopped.items() if aside.is_hopeless}
-        found = sorted(stopped.items(), key=lambda each: (each[1].session_id, each[1].direction))
-        return [
-            Quarantined(
-                aside.session_id,
-                aside.direction,
-                aside.reason,
-                datetime.fromtimestamp(aside.since, timezone.utc),
-                can_discard=key not in hopeless,
-            )
-            for (key, _), aside in found
-        ]
+        return in_quarantine(self._stopped())
 
     def retry(self, session_id: str) -> bool:
         """Let a session out of quarantine, and try again. One that the central store has lost is sent again.
@@ -475,7 +364,7 @@ class Store:
 
     def _synced_at(self, key: SessionKey) -> datetime | None:
         """See `Session.synced_at`."""
-        return _utc(self._link.synced.get(key)) if self._link else None
+        return utc(self._link.synced.get(key)) if self._link else None
 
     # The end.
 
@@ -573,26 +462,6 @@ class Store:
         if self._link is not None:
             self._local.follow(key, session_id)
 
-    def _info(self, key: SessionKey, session_id: str, *, stopped: bool) -> SessionInfo:
-        view = self._local.view(key, session_id)
-
-        def look(fold: Fold) -> SessionInfo:
-            pending = view.unsent
-            never = view.head.generation is None and (self._link is None or not pending)
-            state: Any = "local" if never else "pending" if pending else "synced"
-            state = "evicted" if view.head.stub else state
-            return SessionInfo(
-                session_id=session_id,
-                items=len(fold.items),
-                bytes=sum(len(item.data) for item in fold.items),
-                updated_at=view.updated_at,
-                expires_at=moment(pack(view.expires_at)),
-                pending=pending,
-                state="quarantined" if stopped else state,
-            )
-
-        return self._local.glance(key, session_id, look)
-
     # Inside.
 
     def _open_link(self) -> Link | None:
@@ -629,7 +498,3 @@ if hasattr(os, "register_at_fork"):
 
 def _no_central_store(session_id: str) -> Evicted:
     return Evicted(of_session(session_id, "it was evicted from this disk: open the store with its central store"))
-
-
-def _utc(timestamp: float | None) -> datetime | None:
-    return None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)
