@@ -55,6 +55,15 @@ def moment(timestamp: int) -> datetime | None:
         return None
 
 
+def utc(seconds: float | None) -> datetime | None:
+    """A Unix time as a moment.
+
+    >>> utc(1.5)
+    datetime.datetime(1970, 1, 1, 0, 0, 1, 500000, tzinfo=datetime.timezone.utc)
+    """
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+
+
 def clamp(timestamp: int, admitted_at: int) -> int:
     """A change is never newer than its admission (Unix milliseconds), so a fast clock can't win for ever.
 

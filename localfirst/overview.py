@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from localfirst.clock import moment, pack
+from localfirst.clock import moment, pack, utc
 from localfirst.fold import Fold
 from localfirst.link import Link
 from localfirst.local import Local
@@ -81,8 +81,3 @@ def in_quarantine(stopped: Stopped) -> list[Quarantined]:
         )
         for (key, _), aside in found
     ]
-
-
-def utc(timestamp: float | None) -> datetime | None:
-    """A Unix time as a moment."""
-    return None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)

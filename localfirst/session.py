@@ -6,14 +6,15 @@ functions; the four of the OpenAI Agents SDK's `Session` protocol are coroutines
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from localfirst import jsonvalue, plans
+from localfirst.access import Access
 from localfirst.change import APPEND, PUT, TOUCH, check_session_id
-from localfirst.clock import moment
+from localfirst.clock import moment, pack, utc
 from localfirst.errors import InvalidItem
 from localfirst.events import SessionEvent
 from localfirst.export import read_export, write_export
@@ -27,11 +28,9 @@ from localfirst.metadata import (
 )
 from localfirst.options import milliseconds
 from localfirst.records import session_key
-from localfirst.room import Evicted
-from localfirst.standing import Standing
 from localfirst.status import Branch
-from localfirst.turn import Turn, turn_of
-from localfirst.view import OnBranch, Plan, Step
+from localfirst.turn import Turn
+from localfirst.view import Step
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,10 +38,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from localfirst.store import Store
-
-T = TypeVar("T")
-_RETURNS: Final = 3
-"""How often a session is fetched for one call, if it is evicted again at once."""
 
 
 class Session:
@@ -74,9 +69,15 @@ class Session:
         """The OpenAI Agents SDK's `SessionSettings`, or a dict like it: `limit` is the default of `get_items`."""
         self._store = store
         self._key = session_key(store.namespace, session_id)
-        self._hydrate_timeout = hydrate_timeout
-        self._standing = Standing(store._local, self._key, branch)
-        self._wish = wish
+        self._access = Access(
+            store._local,
+            store._link,
+            self._key,
+            session_id,
+            hydrate_timeout=hydrate_timeout,
+            branch=branch,
+            wish=wish,
+        )
 
     # The OpenAI Agents SDK's protocol.
 
@@ -87,7 +88,7 @@ class Session:
         """
         encoded = plans.encode_items(items)
         steps = [(APPEND, jsonvalue.join(encoded))] if encoded else []
-        await self._write_soon(plans.always(*steps))
+        await self._access.write_soon(plans.always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
 
     async def get_items(self, limit: int | None = None) -> list[Any]:
@@ -97,17 +98,12 @@ class Session:
         >>> asyncio.run(session.get_items(limit=2))
         ['b', 'c']
         """
-        if self._store._replicates:
-            await self._hydrate_soon()
+        if self._access.replicates:
+            await self._access.hydrate_soon()
         if self.session_settings is not None and limit is None:
             limit = self._default_limit()
-        branch = await self._branch_soon()
-        local, look = self._store._local, partial(plans.last, limit=limit, branch=branch)
-        try:
-            found = await local.read_soon(self._key, self.session_id, look)
-        except Evicted:
-            found = await self._whole_soon(partial(local.read_soon, self._key, self.session_id, look))
-        return jsonvalue.decode_each(found)
+        look = partial(plans.last, limit=limit, branch=await self._access.branch_soon())
+        return jsonvalue.decode_each(await self._access.read_soon(look))
 
     async def pop_item(self) -> Any | None:
         """Remove the last item and return it; None if there is none.
@@ -116,9 +112,9 @@ class Session:
         >>> asyncio.run(session.pop_item()), len(session)
         ('b', 1)
         """
-        await self._hydrate_soon()
-        popped = plans.Pop(plans.is_item, await self._branch_soon())
-        await self._write_soon(popped, fresh=True)
+        await self._access.hydrate_soon()
+        popped = plans.Pop(plans.is_item, await self._access.branch_soon())
+        await self._access.write_soon(popped, fresh=True)
         return self._popped(popped)
 
     async def clear_session(self) -> None:
@@ -127,7 +123,7 @@ class Session:
         >>> asyncio.run(session.clear_session()); len(session)
         0
         """
-        await self._write_soon(partial(plans.clear, branch=await self._branch_soon()), fresh=True)
+        await self._access.write_soon(partial(plans.clear, branch=await self._access.branch_soon()), fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Messages: the items that have a role and a content.
@@ -140,7 +136,7 @@ class Session:
         """
         item = {"role": role, "content": content, **extra}
         encoded = plans.encode_items([item])
-        self._write(plans.always((APPEND, jsonvalue.join(encoded))))
+        self._access.write(plans.always((APPEND, jsonvalue.join(encoded))))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
         return item
 
@@ -161,9 +157,9 @@ class Session:
         >>> session.pop_message()
         {'role': 'user', 'content': 'Helo'}
         """
-        self._hydrate()
-        popped = plans.Pop(plans.is_message, self._branch())
-        self._write(popped, fresh=True)
+        self._access.hydrate()
+        popped = plans.Pop(plans.is_message, self._access.branch())
+        self._access.write(popped, fresh=True)
         return self._popped(popped)
 
     def clear(self) -> None:
@@ -172,7 +168,7 @@ class Session:
         >>> session.clear(); list(session)
         []
         """
-        self._write(partial(plans.clear, branch=self._branch()), fresh=True)
+        self._access.write(partial(plans.clear, branch=self._access.branch()), fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
 
     # Metadata.
@@ -183,8 +179,8 @@ class Session:
         >>> session.get("name", "nobody")
         'nobody'
         """
-        self._hydrate()
-        value = self._read(lambda fold: plans.value_of(fold, key))
+        self._access.hydrate()
+        value = self._access.read(lambda fold: plans.value_of(fold, key))
         return default if value is None else jsonvalue.decode(value)
 
     def set(self, key: str, value: Any, merge: Rule | None = None) -> None:
@@ -203,10 +199,10 @@ class Session:
         wanted, ask = self._store._local.resolvers.rule(key) if merge is None else (merge, False)
         rule = plans.checked_rule(key, value, wanted)
         if rule == "merge":
-            self._write(plans.merge(key, value), fresh=True)
+            self._access.write(plans.merge(key, value), fresh=True)
         else:
             put = plans.always((PUT, encode_put(key, rule, jsonvalue.encode(value), ask=ask)))
-            self._write(put, fresh=rule != "last")  # What the others make of it depends on what is there.
+            self._access.write(put, fresh=rule != "last")  # What the others make of it depends on what is there.
         self._emit_changed(key)
 
     def delete(self, key: str) -> None:
@@ -216,7 +212,7 @@ class Session:
         {}
         """
         _, ask = self._store._local.resolvers.rule(plans.checked_key(key))
-        self._write(plans.delete(key, ask=ask), fresh=True)
+        self._access.write(plans.delete(key, ask=ask), fresh=True)
         self._emit_changed(key)
 
     def increment(self, key: str, by: float = 1) -> Any:
@@ -229,8 +225,8 @@ class Session:
         """
         if not is_number(by):
             raise InvalidItem(f"increment adds a number, not {type(by).__name__}")
-        self._hydrate()
-        self._write(plans.increment(plans.checked_key(key), by), fresh=True)
+        self._access.hydrate()
+        self._access.write(plans.increment(plans.checked_key(key), by), fresh=True)
         self._emit_changed(key)
         return self.get(key)
 
@@ -240,8 +236,8 @@ class Session:
         >>> session.set("name", "Alice"); session.metadata()
         {'name': 'Alice'}
         """
-        self._hydrate()
-        values = self._read(lambda fold: {key: register.value for key, register in fold.metadata.items()})
+        self._access.hydrate()
+        values = self._access.read(lambda fold: {key: register.value for key, register in fold.metadata.items()})
         return {key: jsonvalue.decode(value) for key, value in sorted(values.items()) if value is not None}
 
     def conflicts(self) -> list[Conflict]:
@@ -250,8 +246,8 @@ class Session:
         >>> session.conflicts()
         []
         """
-        self._hydrate()
-        return self._read(lambda fold: list(fold.conflicts))
+        self._access.hydrate()
+        return self._access.read(lambda fold: list(fold.conflicts))
 
     # Branches.
 
@@ -272,9 +268,9 @@ class Session:
         >>> session.switch("main"); len(session)
         2
         """
-        self._hydrate()
-        plan = plans.fork(plans.checked_name(name), plans.checked_turn(at_turn), self._branch())
-        self._write(plan, fresh=True)
+        self._access.hydrate()
+        plan = plans.fork(plans.checked_name(name), plans.checked_turn(at_turn), self._access.branch())
+        self._access.write(plan, fresh=True)
         return name
 
     def branches(self) -> list[Branch]:
@@ -284,8 +280,8 @@ class Session:
         >>> [(branch.name, branch.items, branch.current) for branch in session.branches()]
         [('main', 0, True), ('draft', 0, False)]
         """
-        self._hydrate()
-        on_branch = self._branch()
+        self._access.hydrate()
+        on_branch = self._access.branch()
 
         def look(fold: Fold) -> list[Branch]:
             here = on_branch(fold)
@@ -294,7 +290,7 @@ class Session:
                 for line in fold.branches.shown()
             ]
 
-        return self._read(look)
+        return self._access.read(look)
 
     def switch(self, name: str) -> None:
         """Go to a branch: from here on, all calls for items and messages mean that one.
@@ -307,8 +303,8 @@ class Session:
         >>> len(session), len(store.session("user-123")), len(store.session("user-123", branch="main"))
         (1, 1, 0)
         """
-        self._hydrate()
-        self._standing.switch(*self._read(lambda fold: plans.branch_of(fold, name)))
+        self._access.hydrate()
+        self._access.standing.switch(*self._access.read(lambda fold: plans.branch_of(fold, name)))
 
     def delete_branch(self, name: str) -> None:
         """Delete a branch, everywhere. Those that were forked from it stay as they are.
@@ -319,8 +315,8 @@ class Session:
         >>> _ = session.branch("draft"); session.delete_branch("draft"); len(session.branches())
         1
         """
-        self._hydrate()
-        self._write(plans.drop(name, self._branch()), fresh=True)
+        self._access.hydrate()
+        self._access.write(plans.drop(name, self._access.branch()), fresh=True)
 
     # Turns.
 
@@ -347,9 +343,9 @@ class Session:
         >>> sorted(session.export())
         ['format', 'items', 'metadata', 'session_id', 'version']
         """
-        self._hydrate()
-        branch = self._branch()
-        items, registers = self._read(lambda fold: (plans.last(fold, None, branch), dict(fold.metadata)))
+        self._access.hydrate()
+        branch = self._access.branch()
+        items, registers = self._access.read(lambda fold: (plans.last(fold, None, branch), dict(fold.metadata)))
         values = {key: register.value for key, register in registers.items() if register.value is not None}
         return write_export(self.session_id, jsonvalue.decode_each(items), values)
 
@@ -367,7 +363,7 @@ class Session:
         steps: list[Step] = [(APPEND, jsonvalue.join(encoded))] if encoded else []
         for key, value in metadata.items():
             steps.append((PUT, encode_put(plans.checked_key(key), "last", jsonvalue.encode(value))))
-        self._write(plans.always(*steps))
+        self._access.write(plans.always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
         for key in metadata:
             self._emit_changed(key)
@@ -382,9 +378,10 @@ class Session:
         False
         """
         wish = None if ttl is None else Wish(milliseconds("ttl", ttl), own=True)
-        if wish is not None and self._wish is not None:
-            self._wish = self._wish._replace(ttl=wish.ttl, own=True)
-        self._write(plans.always((TOUCH, encode_touch(wish))))
+        before = self._access.wish
+        if wish is not None and before is not None:
+            self._access.wish = before._replace(ttl=wish.ttl, own=True)
+        self._access.write(plans.always((TOUCH, encode_touch(wish))))
 
     @property
     def expires_at(self) -> datetime | None:
@@ -393,8 +390,9 @@ class Session:
         >>> session.expires_at is None
         True
         """
-        self._hydrate()
-        return self._whole(partial(self._store._expires_at, self._key, self.session_id))
+        self._access.hydrate()
+        expires_at = self._access.read(lambda _: self._access.view.expires_at)
+        return moment(pack(expires_at)) if expires_at > self._store._local.time.now() else None
 
     # How it stands with the central store.
 
@@ -431,7 +429,8 @@ class Session:
         >>> session.set("name", "Alice"); session.pending
         1
         """
-        return self._store._pending(self._key, self.session_id)
+        view = self._access.view
+        return self._access.glance(lambda _: view.unsent)
 
     @property
     def synced_at(self) -> datetime | None:
@@ -440,7 +439,8 @@ class Session:
         >>> session.synced_at is None
         True
         """
-        return self._store._synced_at(self._key)
+        link = self._store._link
+        return utc(link.synced.get(self._key)) if link else None
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
         """Call back when something happens to this session, see `SessionEvent`. Returns how to stop that.
@@ -449,15 +449,15 @@ class Session:
         >>> _ = session.add_message("user", "Hello"); stop()
         new: Hello
         """
-        self._store._follow(self._key, self.session_id)
+        self._access.follow()
         return self._store._listeners.add(self._key, event, callback)
 
     # Python's own protocols.
 
     def __len__(self) -> int:
-        self._hydrate()
-        branch = self._branch()
-        return self._read(lambda fold: len(fold.on(branch(fold))))
+        self._access.hydrate()
+        branch = self._access.branch()
+        return self._access.read(lambda fold: len(fold.on(branch(fold))))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._items())
@@ -487,75 +487,8 @@ class Session:
     # Inside.
 
     def _items(self) -> list[Any]:
-        self._hydrate()
-        return jsonvalue.decode_each(self._read(partial(plans.last, limit=None, branch=self._branch())))
-
-    def _read(self, look: Callable[[Fold], T]) -> T:
-        return self._whole(partial(self._store._local.read, self._key, self.session_id, look))
-
-    def _write(self, plan: Plan, *, fresh: bool = False) -> None:
-        local, branch = self._store._local, self._branch()
-        turn = turn_of(local, self._key)
-        if local.room is not None:
-            local.room.check()
-        try:
-            local.write(self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self._wish)
-        except Evicted:
-            write = partial(local.write, self._key, self.session_id, plan, fresh=fresh, turn=turn)
-            self._whole(partial(write, branch=branch, wish=self._wish))
-
-    async def _write_soon(self, plan: Plan, *, fresh: bool = False) -> None:
-        local, branch = self._store._local, await self._branch_soon()
-        turn = turn_of(local, self._key)
-        if local.room is not None:
-            local.room.check()
-        try:
-            await local.write_soon(
-                self._key, self.session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self._wish
-            )
-        except Evicted:
-            write = partial(local.write_soon, self._key, self.session_id, plan, fresh=fresh, turn=turn)
-            await self._whole_soon(partial(write, branch=branch, wish=self._wish))
-
-    def _whole(self, call: Callable[[], T]) -> T:
-        """What a call gives, for which the session is fetched if it was evicted."""
-        for _ in range(_RETURNS):
-            try:
-                return call()
-            except Evicted:
-                self._store._bring_back(self.session_id, self._hydrate_timeout)
-        return call()
-
-    async def _whole_soon(self, call: Callable[[], Awaitable[T]]) -> T:
-        """As `_whole`, without blocking the event loop."""
-        for _ in range(_RETURNS):
-            try:
-                return await call()
-            except Evicted:
-                await self._store._bring_back_soon(self.session_id, self._hydrate_timeout)
-        return await call()
-
-    def _branch(self) -> OnBranch:
-        """Tells, when something is read or written, where this object stands."""
-        if self._standing.unknown:
-            if self._standing.name is not None:
-                self._hydrate()
-            self._standing.recall()
-        return self._standing.branch()
-
-    async def _branch_soon(self) -> OnBranch:
-        """As `_branch`, without blocking the event loop."""
-        if self._standing.unknown:
-            if self._standing.name is not None:
-                await self._hydrate_soon()
-            await self._standing.recall_soon()
-        return self._standing.branch()
-
-    def _hydrate(self) -> None:
-        self._store._hydrate(self._key, self.session_id, self._hydrate_timeout)
-
-    async def _hydrate_soon(self) -> None:
-        await self._store._hydrate_soon(self._key, self.session_id, self._hydrate_timeout)
+        self._access.hydrate()
+        return jsonvalue.decode_each(self._access.read(partial(plans.last, limit=None, branch=self._access.branch())))
 
     def _default_limit(self) -> int | None:
         settings = self.session_settings
@@ -579,5 +512,5 @@ class Session:
     def _emit_changed(self, key: str) -> None:
         if self._store._listeners.any_for(self._key):
             look = partial(plans.value_of, key=key)
-            value = self._store._local.glance(self._key, self.session_id, look)  # It is there, even if nothing else is.
+            value = self._access.glance(look)  # It is there, even if nothing else is.
             self._emit(SessionEvent.METADATA_CHANGED, key, None if value is None else jsonvalue.decode(value))

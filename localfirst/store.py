@@ -15,17 +15,16 @@ from platformdirs import user_data_path
 
 from localfirst.change import check_session_id
 from localfirst.clock import moment, pack
-from localfirst.errors import ConfigurationError, LocalFirstError, of_session
+from localfirst.errors import ConfigurationError, LocalFirstError
 from localfirst.events import Listeners, SessionEvent
 from localfirst.giving_up import give_up
 from localfirst.lifetime import Wish
 from localfirst.link import Link, connector
 from localfirst.local import Local
 from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, check_size_limit, milliseconds
-from localfirst.overview import in_quarantine, session_info, store_status, utc
+from localfirst.overview import in_quarantine, session_info, store_status
 from localfirst.records import Aside, Direction, SessionKey, session_key
 from localfirst.resolvers import Resolver, Resolvers
-from localfirst.room import Evicted
 from localfirst.rows import patiently
 from localfirst.session import Session
 from localfirst.status import Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
@@ -169,8 +168,10 @@ class Store:
         """Whether a session is as idle as it looks: one that was evicted may have gone on elsewhere."""
         if info.state != "evicted":
             return True
+        if self._link is None:
+            return False
         try:
-            self._bring_back(info.session_id, 5.0)
+            self._link.bring_back(info.session_id, 5.0)
         except LocalFirstError:
             return False
         now = next((each for each in self.sessions(info.session_id, idle_for=idle_for)), None)
@@ -351,21 +352,6 @@ class Store:
         found = patiently(partial(self._local.quarantine.all, self.namespace))
         return {place: aside for place, aside in found.items() if not aside.consent}
 
-    def _pending(self, key: SessionKey, session_id: str) -> int:
-        """See `Session.pending`."""
-        view = self._local.view(key, session_id)
-        return self._local.glance(key, session_id, lambda _: view.unsent)
-
-    def _expires_at(self, key: SessionKey, session_id: str) -> datetime | None:
-        """See `Session.expires_at`."""
-        view = self._local.view(key, session_id)
-        expires_at = self._local.read(key, session_id, lambda _: view.expires_at)
-        return moment(pack(expires_at)) if expires_at > self._local.time.now() else None
-
-    def _synced_at(self, key: SessionKey) -> datetime | None:
-        """See `Session.synced_at`."""
-        return utc(self._link.synced.get(key)) if self._link else None
-
     # The end.
 
     def close(self, timeout: float = 5.0) -> None:
@@ -428,40 +414,6 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {str(self.path)!r} with {self._link.remote if self._link else 'no central store'}>"
 
-    # What sessions are made of.
-
-    @property
-    def _replicates(self) -> bool:
-        """Whether there is a central store."""
-        return self._link is not None
-
-    def _hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
-        """Before the first read of a session that was never here: ask the central store, if it can be reached."""
-        if self._link is not None:
-            self._link.hydrate(key, session_id, timeout)
-
-    async def _hydrate_soon(self, key: SessionKey, session_id: str, timeout: float) -> None:
-        """As `_hydrate`, without blocking the event loop."""
-        if self._link is not None:
-            await self._link.hydrate_soon(key, session_id, timeout)
-
-    def _bring_back(self, session_id: str, timeout: float) -> None:
-        """Fetch a session that was evicted. Raises `Evicted` if that can't be done in time."""
-        if self._link is None:
-            raise _no_central_store(session_id)
-        self._link.bring_back(session_id, timeout)
-
-    async def _bring_back_soon(self, session_id: str, timeout: float) -> None:
-        """As `_bring_back`, without blocking the event loop."""
-        if self._link is None:
-            raise _no_central_store(session_id)
-        await self._link.bring_back_soon(session_id, timeout)
-
-    def _follow(self, key: SessionKey, session_id: str) -> None:
-        """Let a session come when another replica writes to it, also if none did yet."""
-        if self._link is not None:
-            self._local.follow(key, session_id)
-
     # Inside.
 
     def _open_link(self) -> Link | None:
@@ -494,7 +446,3 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-
-
-def _no_central_store(session_id: str) -> Evicted:
-    return Evicted(of_session(session_id, "it was evicted from this disk: open the store with its central store"))
