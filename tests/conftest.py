@@ -92,3 +92,9 @@ def remote_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return (tmp_path / "remote").as_uri()
     url: Any = request.getfixturevalue(f"{request.param}_url")
     return str(url)
+
+
+@pytest.fixture
+def central(tmp_path: Path) -> str:
+    """A directory as central store, for what the network has no part in."""
+    return (tmp_path / "central").as_uri()

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 
-def eventually(holds: Callable[[], Any], timeout: float = 10.0) -> Any:
+def eventually(holds: Callable[[], Any], timeout: float = 10.0, what: str = "it happens") -> Any:
     """Poll until something holds; what it gave."""
     deadline = time.monotonic() + timeout
     while not (found := holds()):
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
         time.sleep(0.005)
     return found

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 import localfirst
 from localfirst.cli.app import app
+from tests.polling import eventually
 
 UNREACHABLE = "redis://:hunter2@127.0.0.1:1/0"
 COMMANDS = (
@@ -37,12 +37,6 @@ COMMANDS = (
 )
 
 Invoke = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCALFIRST_HOME", "LOCALFIRST_REMOTE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -69,12 +63,6 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def central(tmp_path: Path) -> str:
-    """The URL of a directory as central store."""
-    return (tmp_path / "central").as_uri()
-
-
-@pytest.fixture
 def worker(home: Path, central: str) -> Iterator[subprocess.Popen[str]]:
     """`localfirst sync`, in a process of its own, once it is online."""
     with sync_process("--store", str(home), "--remote", central) as process:
@@ -94,13 +82,6 @@ def until_told(process: subprocess.Popen[str], word: str) -> str:
         if word in line:
             return line
     raise AssertionError(f"the process ended before it told of {word!r}")
-
-
-def eventually(holds: Callable[[], Any], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def deaf(*arguments: str) -> list[str]:
@@ -391,7 +372,7 @@ def test_status_tells_when_it_was_synced_after_the_process_that_did_has_ended(
 
 def test_status_while_the_central_store_is_away_shows_no_password(run: Invoke, home: Path) -> None:
     with localfirst.open(home, remote=UNREACHABLE) as store:
-        eventually(lambda: store.status().state == "offline")
+        eventually(lambda: store.status().state == "offline", 15)
         result = run("status", "--store", home, "--remote", UNREACHABLE)
     assert result.exit_code == 3
     assert "offline" in result.output
@@ -460,7 +441,7 @@ def test_sync_serves_an_application_without_a_worker(
     ):
         session = application.session("user-1")
         session.add_message("user", "sent by the other process")
-        eventually(lambda: session.pending == 0)
+        eventually(lambda: session.pending == 0, 15)
         second.refresh(10)
         assert second.session("user-1").get_messages()[-1]["content"] == "sent by the other process"
 

@@ -33,12 +33,6 @@ REPAIRS = (["quarantine"], ["quarantine", "retry"], ["quarantine", "discard"], [
 Invoke = Callable[..., Result]
 
 
-@pytest.fixture(autouse=True)
-def _no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCALFIRST_HOME", "LOCALFIRST_REMOTE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A store with two sessions, that never met a central store."""
@@ -47,12 +41,6 @@ def home(tmp_path: Path) -> Path:
         for session_id in ("good", "user-1"):
             store.session(session_id).add_message("user", "Hello")
     return directory
-
-
-@pytest.fixture
-def central(tmp_path: Path) -> str:
-    """The URL of a directory as central store."""
-    return (tmp_path / "central").as_uri()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,3 +107,7 @@ def check_order(contents: Sequence[str]) -> None:
     for name, number in (text.rsplit(" ", 1) for text in contents):
         runs.setdefault(name, []).append(int(number))
     assert all(run == sorted(run) for run in runs.values())
+
+
+Begin = Callable[[str], Devices]
+"""Devices for a central store, by its URL."""

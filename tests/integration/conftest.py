@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import localfirst
+from tests.faults.devices import Begin, Devices
 from tests.integration.stores import Open
 
 _HERE = Path(__file__).parent
@@ -42,6 +43,13 @@ def opened(tmp_path: Path, namespace: str) -> Iterator[Open]:
 
 
 @pytest.fixture
-def central(tmp_path: Path) -> str:
-    """A directory as central store, for what the network has no part in."""
-    return (tmp_path / "central").as_uri()
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Devices for a central store; closed after the test."""
+    with ExitStack() as stack:
+
+        def make(remote: str) -> Devices:
+            devices = Devices(tmp_path, remote)
+            stack.callback(devices.close)
+            return devices
+
+        yield make

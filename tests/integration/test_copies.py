@@ -5,28 +5,9 @@ Everything is kept: the store that finds itself to be a copy goes on under a new
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-
 import pytest
 
-from tests.faults.devices import Devices
-
-Begin = Callable[[str], Devices]
-
-
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Devices for a central store; closed after the test."""
-    with ExitStack() as stack:
-
-        def make(remote: str) -> Devices:
-            devices = Devices(tmp_path, remote)
-            stack.callback(devices.close)
-            return devices
-
-        yield make
+from tests.faults.devices import Begin
 
 
 def test_a_copied_directory_is_used_beside_the_original(remote_url: str, begin: Begin) -> None:

@@ -14,23 +14,10 @@ import localfirst
 from localfirst import SessionEvent, volumes
 from localfirst.errors import ConfigurationError, RemoteUnavailable, StoreFull
 from tests.integration.stores import Open, contents
+from tests.polling import eventually
 
 PATIENCE = 60.0
 LIMIT = 1_000_000
-
-
-@pytest.fixture(params=["redis", "postgres", "directory"])
-def remote(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "directory":
-        return (tmp_path / "central").as_uri()
-    return str(request.getfixturevalue(f"{request.param}_url"))
-
-
-def until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.02)
 
 
 def states(store: localfirst.Store) -> dict[str, str]:
@@ -56,13 +43,13 @@ def test_a_store_ten_times_its_limit_serves_all_sessions(opened: Open, redis_url
     serves_all(opened, redis_url, 1000, 10_000)
 
 
-def test_so_with_every_central_store(opened: Open, remote: str) -> None:
-    serves_all(opened, remote, 100, 50_000)
+def test_so_with_every_central_store(opened: Open, remote_url: str) -> None:
+    serves_all(opened, remote_url, 100, 50_000)
 
 
-def serves_all(opened: Open, remote: str, sessions: int, length: int) -> None:
+def serves_all(opened: Open, remote_url: str, sessions: int, length: int) -> None:
     names = [f"s{number}" for number in range(sessions)]
-    a = opened("a", remote)
+    a = opened("a", remote_url)
     for name in names:
         a.session(name).add_message("user", name + "x" * length)
         a.session(name).set("name", name)
@@ -70,8 +57,8 @@ def serves_all(opened: Open, remote: str, sessions: int, length: int) -> None:
     assert a.status().disk_bytes > sessions * length
     assert a.status().size_limit is None
     a.close()
-    a = opened("a", remote, size_limit=LIMIT)
-    until(lambda: a._local.disk_bytes() < LIMIT, "it is made small")
+    a = opened("a", remote_url, size_limit=LIMIT)
+    eventually(lambda: a._local.disk_bytes() < LIMIT, PATIENCE, "it is made small")
     most = 0
     for name in names:
         session = a.session(name, hydrate_timeout=PATIENCE)
@@ -80,12 +67,12 @@ def serves_all(opened: Open, remote: str, sessions: int, length: int) -> None:
         most = max(most, a._local.disk_bytes())
     assert most < 5 * LIMIT, "what was just fetched may be above the limit, for a moment"
     assert len(states(a)) == sessions
-    until(lambda: a._local.disk_bytes() < LIMIT, "it is small again")
+    eventually(lambda: a._local.disk_bytes() < LIMIT, PATIENCE, "it is small again")
     for name in names[::100]:
         session = a.session(name, hydrate_timeout=PATIENCE)
         session.add_message("user", "more")
         assert contents(session)[1:] == ["more"]
-    b = opened("b", remote)
+    b = opened("b", remote_url)
     b.refresh(PATIENCE)
     a.flush(PATIENCE)
     b.refresh(PATIENCE)
@@ -204,7 +191,7 @@ def test_pending_changes_are_never_evicted(opened: Open, central: str, tmp_path:
         a.flush(PATIENCE)
     unreachable = "redis://127.0.0.1:1"
     a = opened("b", unreachable, size_limit=LIMIT)
-    until(lambda: a.status().state == "offline", "it is seen that there is none")
+    eventually(lambda: a.status().state == "offline", PATIENCE, "it is seen that there is none")
     count = 0
     with suppress(StoreFull):
         while count < 200:
@@ -216,7 +203,7 @@ def test_pending_changes_are_never_evicted(opened: Open, central: str, tmp_path:
     a.close(timeout=0)
     a = opened("b", central, size_limit=LIMIT)
     a.flush(PATIENCE)
-    until(lambda: a.status().disk_bytes < LIMIT, "there is room when all is in the central store")
+    eventually(lambda: a.status().disk_bytes < LIMIT, PATIENCE, "there is room when all is in the central store")
     a.session("after").add_message("user", "x")
     b = opened("c", central)
     b.refresh(PATIENCE)
@@ -238,8 +225,8 @@ def test_cleanup_asks_whether_what_was_evicted_went_on_elsewhere(opened: Open, c
     assert "busy" not in deleted
 
 
-def test_a_deletion_reaches_what_was_evicted(opened: Open, remote: str) -> None:
-    a, b = opened("a", remote, size_limit=LIMIT), opened("b", remote)
+def test_a_deletion_reaches_what_was_evicted(opened: Open, remote_url: str) -> None:
+    a, b = opened("a", remote_url, size_limit=LIMIT), opened("b", remote_url)
     told: list[str] = []
     a.on(SessionEvent.SESSION_DELETED, told.append)
     a.session("s").add_message("user", "x")
@@ -247,7 +234,7 @@ def test_a_deletion_reaches_what_was_evicted(opened: Open, remote: str) -> None:
     evict_all(a)
     b.delete("s")
     b.flush(PATIENCE)
-    until(lambda: told == ["s"], "it is told")
+    eventually(lambda: told == ["s"], PATIENCE, "it is told")
     assert contents(a.session("s")) == []
 
 
@@ -266,7 +253,7 @@ def test_what_others_wrote_meanwhile_is_told_when_it_comes(opened: Open, central
     b.session("s").add_message("user", "three")
     b.flush(PATIENCE)
     assert contents(session) == ["one", "two", "three"]
-    until(lambda: told == ["three"], "only what is new")
+    eventually(lambda: told == ["three"], PATIENCE, "only what is new")
 
 
 @pytest.mark.parametrize("limit", [0, 999_999, 1.5, "1 GB", True])

@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import localfirst
 from localfirst import SessionEvent
-from localfirst.change import new_id
+from tests.integration.stores import Open, contents
+from tests.polling import eventually
 
 PATIENCE = 20.0
-Open = Callable[..., localfirst.Store]
 
 
 @pytest.fixture
-def namespace() -> str:
-    return f"lives-{new_id()}"
-
-
-@pytest.fixture(params=["redis", "postgres", "directory"])
-def remote(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "directory":
-        return (tmp_path / "central").as_uri()
-    return str(request.getfixturevalue(f"{request.param}_url"))
-
-
-@pytest.fixture
-def opened(tmp_path: Path, remote: str, namespace: str) -> Iterator[Open]:
-    with ExitStack() as stack:
-
-        def opened(name: str, **options: object) -> localfirst.Store:
-            options = {"remote": remote, "namespace": namespace, "poll_interval": 0.1, **options}
-            return stack.enter_context(localfirst.open(tmp_path / name, **options))  # type: ignore[arg-type]
-
-        yield opened
-
-
-def until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.02)
+def opened(remote_url: str, opened: Open) -> Open:
+    """As everywhere, with the central store of the test."""
+    return partial(opened, remote=remote_url)
 
 
 def heard(store: localfirst.Store, event: SessionEvent) -> list[str]:
     told: list[str] = []
     store.on(event, told.append)
     return told
-
-
-def texts(session: localfirst.Session) -> list[str]:
-    return [message["content"] for message in session.get_messages()]
 
 
 def on_disk(directory: Path, secret: bytes) -> list[Path]:
@@ -68,13 +39,13 @@ def test_a_session_expires_everywhere_and_begins_anew(opened: Open) -> None:
     a.session("s").add_message("user", "before")
     a.flush(PATIENCE)
     there.refresh(PATIENCE)
-    assert texts(there) == ["before"]
+    assert contents(there) == ["before"]
     assert there.expires_at is not None
-    until(lambda: texts(a.session("s")) == texts(there) == [], "it is not shown any more")
-    until(lambda: expired_a == expired_b == ["s"], "both are told once")
+    eventually(lambda: contents(a.session("s")) == contents(there) == [], PATIENCE, "it is not shown any more")
+    eventually(lambda: expired_a == expired_b == ["s"], PATIENCE, "both are told once")
     there.add_message("user", "after")
     b.flush(PATIENCE)
-    until(lambda: texts(a.session("s")) == ["after"], "the next life arrives")
+    eventually(lambda: contents(a.session("s")) == ["after"], PATIENCE, "the next life arrives")
     assert (expired_a, expired_b) == (["s"], ["s"])
     assert [info.items for info in a.sessions()] == [1]
 
@@ -100,37 +71,37 @@ def test_reads_never_return_what_expired_offline_and_without_a_worker(opened: Op
     told = heard(store, SessionEvent.SESSION_EXPIRED)
     session.add_message("user", "old")
     session.set("key", "old")
-    until(lambda: len(session) == 0, "it is not shown any more")
+    eventually(lambda: len(session) == 0, PATIENCE, "it is not shown any more")
     assert session.get("key") is None
     assert session.metadata() == {}
     assert list(store.sessions()) == []
     session.add_message("user", "new")
-    assert texts(session) == ["new"]
+    assert contents(session) == ["new"]
     assert told == ["s"]
     store.close()
     assert on_disk(tmp_path / "alone", b'"new"')
 
 
-def test_a_late_push_revives_nothing(opened: Open, tmp_path: Path, remote: str, namespace: str) -> None:
+def test_a_late_push_revives_nothing(opened: Open, tmp_path: Path, namespace: str) -> None:
     a = opened("a", ttl=1.0)
     a.session("s").add_message("user", "first")
     a.flush(PATIENCE)
     a.close()
     b = opened("b")
     b.refresh(PATIENCE)
-    assert texts(b.session("s")) == ["first"]
+    assert contents(b.session("s")) == ["first"]
     with localfirst.open(tmp_path / "a", remote="", namespace=namespace) as offline:
         offline.session("s").add_message("user", "too late")
-        until(lambda: len(offline.session("s")) == 0, "what was written offline expires, too")
+        eventually(lambda: len(offline.session("s")) == 0, PATIENCE, "what was written offline expires, too")
         time.sleep(0.3)  # By any clock.
-    until(lambda: texts(b.session("s")) == [], "it expires")
+    eventually(lambda: contents(b.session("s")) == [], PATIENCE, "it expires")
     a = opened("a")
     a.refresh(PATIENCE)
     a.flush(PATIENCE)
-    assert texts(a.session("s")) == []
+    assert contents(a.session("s")) == []
     assert a.session("s").pending == 0
     b.refresh(PATIENCE)
-    assert texts(b.session("s")) == []
+    assert contents(b.session("s")) == []
 
 
 def test_fresh_changes_begin_a_life_of_their_own(opened: Open, tmp_path: Path, namespace: str) -> None:
@@ -140,14 +111,14 @@ def test_fresh_changes_begin_a_life_of_their_own(opened: Open, tmp_path: Path, n
     a.close()
     with localfirst.open(tmp_path / "a", remote="", namespace=namespace) as offline:
         session = offline.session("s")
-        until(lambda: len(session) == 0, "it expires offline")
+        eventually(lambda: len(session) == 0, PATIENCE, "it expires offline")
         session.add_message("user", "fresh")
-        assert texts(session) == ["fresh"]
+        assert contents(session) == ["fresh"]
     a = opened("a")
     a.flush(PATIENCE)
     b = opened("b")
     b.refresh(PATIENCE)
-    assert texts(b.session("s")) == ["fresh"] == texts(a.session("s"))
+    assert contents(b.session("s")) == ["fresh"] == contents(a.session("s"))
     assert b.session("s").expires_at is not None, "the ttl goes on"
 
 
@@ -161,11 +132,11 @@ def test_items_expire_one_by_one(opened: Open) -> None:
     here.add_message("user", "two")
     a.flush(PATIENCE)
     there.refresh(PATIENCE)
-    assert texts(here) == texts(there) == ["one", "two"]
-    until(lambda: texts(here) == ["two"] == texts(there), "the first one goes")
-    until(lambda: texts(here) == [] == texts(there), "the second one goes")
+    assert contents(here) == contents(there) == ["one", "two"]
+    eventually(lambda: contents(here) == ["two"] == contents(there), PATIENCE, "the first one goes")
+    eventually(lambda: contents(here) == [] == contents(there), PATIENCE, "the second one goes")
     here.add_message("user", "three")
-    assert texts(here) == ["three"]
+    assert contents(here) == ["three"]
 
 
 def test_a_deletion_reaches_everybody(opened: Open, tmp_path: Path) -> None:
@@ -176,19 +147,19 @@ def test_a_deletion_reaches_everybody(opened: Open, tmp_path: Path) -> None:
     a.session("other").add_message("user", "stays")
     a.flush(PATIENCE)
     b.refresh(PATIENCE)
-    assert texts(b.session("s")) == ["secret-8361"]
+    assert contents(b.session("s")) == ["secret-8361"]
     a.delete("s")
-    assert texts(a.session("s")) == []
+    assert contents(a.session("s")) == []
     assert not on_disk(tmp_path / "a", b"secret-8361")
-    until(lambda: told_b == ["s"], "the other is told")
-    assert texts(b.session("s")) == []
+    eventually(lambda: told_b == ["s"], PATIENCE, "the other is told")
+    assert contents(b.session("s")) == []
     assert [info.session_id for info in b.sessions()] == ["other"]
     assert told_a == []
-    until(lambda: not on_disk(tmp_path / "b", b"secret-8361"), "its worker leaves nothing of it on the disk")
+    eventually(lambda: not on_disk(tmp_path / "b", b"secret-8361"), PATIENCE, "nothing of it is left on the disk")
     b.session("s").add_message("user", "anew")
     b.flush(PATIENCE)
-    until(lambda: texts(a.session("s")) == ["anew"], "a write after that begins anew")
-    assert not on_disk(tmp_path / "central", b"secret-8361")
+    eventually(lambda: contents(a.session("s")) == ["anew"], PATIENCE, "a write after that begins anew")
+    assert not on_disk(tmp_path / "remote", b"secret-8361")
 
 
 def test_a_deletion_made_offline_goes_up_later(opened: Open, tmp_path: Path, namespace: str) -> None:
@@ -201,12 +172,12 @@ def test_a_deletion_made_offline_goes_up_later(opened: Open, tmp_path: Path, nam
     b.session("s").add_message("user", "y")
     with localfirst.open(tmp_path / "a", remote="", namespace=namespace) as offline:
         offline.delete("s")
-        assert texts(offline.session("s")) == []
+        assert contents(offline.session("s")) == []
         offline.session("s").add_message("user", "anew")
     a = opened("a")
-    assert texts(a.session("s")) == ["anew"]
+    assert contents(a.session("s")) == ["anew"]
     a.flush(PATIENCE)
-    until(lambda: texts(b.session("s")) == ["anew"], "the deletion, and what came after it")
+    eventually(lambda: contents(b.session("s")) == ["anew"], PATIENCE, "the deletion, and what came after it")
 
 
 def test_a_deletion_of_what_was_never_here(opened: Open) -> None:
@@ -215,7 +186,7 @@ def test_a_deletion_of_what_was_never_here(opened: Open) -> None:
     a.flush(PATIENCE)
     b.delete("s")
     b.flush(PATIENCE)
-    until(lambda: texts(a.session("s")) == [], "it is deleted there")
+    eventually(lambda: contents(a.session("s")) == [], PATIENCE, "it is deleted there")
 
 
 def test_cleanup(opened: Open) -> None:

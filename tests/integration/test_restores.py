@@ -9,8 +9,6 @@ import shutil
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,25 +18,9 @@ import redis
 
 from localfirst.testing.servers import PostgresServer, RedisServer, postgres_bin_dir
 from tests.conftest import OwnPostgres, OwnRedis
-from tests.faults.devices import SESSIONS, Devices
+from tests.faults.devices import SESSIONS, Begin
 from tests.faults.proxy import Proxy
 from tests.polling import eventually
-
-Begin = Callable[[str], Devices]
-
-
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Devices for a central store; closed after the test."""
-    with ExitStack() as stack:
-
-        def make(remote: str) -> Devices:
-            devices = Devices(tmp_path, remote)
-            stack.callback(devices.close)
-            return devices
-
-        yield make
-
 
 # Backups
 
