@@ -149,7 +149,7 @@ class MemoryStore(CentralStore):
         session.acked[run.origin] = acked + len(run.changes)
         session.ttl = session.ttl if run.ttl is None else run.ttl
         session.renew(now)
-        self._tell(session_id, session)
+        self._tell(Hint(session_id, session.generation, session.seq))
         return _pushed(PushStatus.OK, session, run, len(run.changes), now)
 
     def _session(self, session_id: str) -> _Session | None:
@@ -170,9 +170,9 @@ class MemoryStore(CentralStore):
         end = self._state.ends.get((session_id, generation))
         return end.how if end else None
 
-    def _tell(self, session_id: str, session: _Session) -> None:
+    def _tell(self, hint: Hint) -> None:
         for queue in self._state.watchers:
-            queue.put_nowait(Hint(session_id, session.generation, session.seq))
+            queue.put_nowait(hint)
 
     def _now_in(self, session: _Session | None) -> int:
         """The clock, which may step back; the times in one log don't."""
@@ -219,7 +219,7 @@ class MemoryStore(CentralStore):
         made = _Session(checkpoint.generation, [], dict(acked), checkpoint.digest, checkpoint, ttl=ttl)
         made.renew(now)
         self._state.sessions[session_id] = made
-        self._tell(session_id, made)
+        self._tell(Hint(session_id, made.generation, made.seq))
         return True
 
     async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
@@ -230,7 +230,7 @@ class MemoryStore(CentralStore):
                 self._state.ends[session_id, generation] = _End("deleted", forget_at)
             if session is not None and generation in (None, session.generation):
                 self._end(session_id, session, "deleted", forget_at)
-                self._tell(session_id, session)
+                self._tell(Hint(session_id, "", 0))
 
     async def sweep(self, limit: int) -> int:
         now, swept = self.server.now(), 0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from localfirst.testing.conformance.harness import GENERATION, Bench, Case, run
-from sync.central.base import CentralStore, Checkpoint, Head, Hint
+from sync.central.base import CentralStore, Checkpoint, Ending, Head, Hint
 
 DEADLINE = 10.0
 """Seconds after which a hint is held to be lost."""
@@ -45,6 +45,19 @@ async def made_session_gives_a_hint(bench: Bench) -> None:
     while hint == Hint("s", "g1", 5):  # hints may be doubled
         hint = await _next_hint(hints)
     assert hint == Hint("s", "g2", 3)
+
+
+async def deletion_gives_a_hint(bench: Bench) -> None:
+    """A deletion gives a hint that names another generation than the one that was deleted, so that it is news."""
+    writer, watcher = await bench.open(), await bench.open()
+    await writer.push([run("s", "r1", 1, 1)])
+    hints = await _listening(watcher)
+    await writer.delete([Ending("s", GENERATION)])
+    hint = await _next_hint(hints)
+    while hint == Hint("s", GENERATION, 1):  # hints may come late
+        hint = await _next_hint(hints)
+    assert hint.session_id == "s"
+    assert hint.generation != GENERATION
 
 
 async def batch_gives_hints_for_all(bench: Bench) -> None:
@@ -110,6 +123,7 @@ CASES: tuple[Case, ...] = (
     push_gives_a_hint,
     hint_tells_how_far,
     made_session_gives_a_hint,
+    deletion_gives_a_hint,
     batch_gives_hints_for_all,
     all_watchers_hear,
     hints_stay_in_their_namespace,
