@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from localfirst import jsonvalue, outbox
 from localfirst.aside import Quarantine
 from localfirst.change import APPEND
-from localfirst.clock import HybridClock
+from localfirst.clock import CentralTime, HybridClock
 from localfirst.errors import RemoteRejected, RemoteUnavailable
 from localfirst.identity import Identity
+from localfirst.lifetime import Wish
+from localfirst.lives import end_life
 from localfirst.log import Log
-from localfirst.records import Aside, Direction, Head, session_key
+from localfirst.records import ANY_LIFE, Aside, Direction, Head, session_key
 from localfirst.rows import Rows
 from localfirst.testing.memory import MemoryServer, MemoryStore
 from localfirst.version import VERSION
 from localfirst.view import View
-from sync.central.base import Hint
-from sync.site import Limits, Site
+from sync.central.base import CentralStore, Hint
+from sync.site import Limits, Notice, Site
 from sync.tasks import end
 from sync.worker import Options, Worker
 
-OPERATIONS: Final = frozenset({"identify", "push", "pull", "heads", "sessions", "checkpoint", "put_checkpoint"})
+OPERATIONS: Final = frozenset(
+    name for name, member in vars(CentralStore).items() if inspect.iscoroutinefunction(member) and name != "close"
+)
+"""What may hang and fail: all that a worker can ask for."""
 _MISSED: Final = Hint("", "", -1)
+_BEGAN: Final = 1000.0
+
+T = TypeVar("T")
 
 
 class Central(MemoryStore):
@@ -146,6 +155,8 @@ class Bench:
         self.options = Options(poll_interval=0.05, sync_interval=0.0)
         self.limits = Limits()
         self.ask = False
+        self.time = CentralTime()
+        self.told: list[Notice] = []
 
     @property
     def identity(self) -> Identity:
@@ -156,14 +167,26 @@ class Bench:
         return Quarantine(self.log.rows)
 
     def make(self) -> Recorded:
-        site = Site(self.log, self.central, "default", lambda _: None, self.limits, self.ask)
+        site = Site(self.log, self.central, "default", self.told.append, self.limits, self.ask, time=self.time)
         return Recorded(self.path, site, self.options)
 
-    def add(self, name: str, text: str, turn: int = 0) -> None:
+    def add(self, name: str, text: str, turn: int = 0, wish: Wish | None = None) -> None:
         body = jsonvalue.join([jsonvalue.encode(text)])
         head = Head("default", name, self.identity.replica_id())
         view = View(self.log, HybridClock(), session_key("default", name), head, lambda: False)
-        view.write(lambda _: [(APPEND, body)], fresh=True, turn=lambda: turn)
+        view.write(lambda _: [(APPEND, body)], fresh=True, turn=lambda: turn, wish=wish)
+
+    def delete(self, name: str) -> None:
+        """As `Store.delete` does it, but for what it removes at once."""
+        key, head = session_key("default", name), self.log.head(session_key("default", name))
+        assert head is not None
+        assert end_life(self.log, key, head, ending=head.generation or ANY_LIFE) is not None
+
+    def evict(self, name: str) -> None:
+        """As a worker does it that is given a limit."""
+        key, head = session_key("default", name), self.log.head(session_key("default", name))
+        assert head is not None
+        assert self.log.evict(key, head, self.log.newest(key, head))
 
     def use(self, name: str) -> None:
         """As somebody does who reads a session that was never here."""
@@ -203,7 +226,8 @@ class Clock:
     """Time passes only when it is told to. Stands in for the module `time`."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = _BEGAN
+        self._wall = time.time()
         self._sleeping: list[tuple[float, asyncio.Future[None]]] = []
 
     def monotonic(self) -> float:
@@ -211,9 +235,16 @@ class Clock:
         return self.now
 
     def time(self) -> float:
-        return time.time()
+        return self._wall + self.now - _BEGAN
+
+    def wall_ms(self) -> int:
+        """As the function of this name in `localfirst.clock`."""
+        return int(self.time() * 1000)
 
     async def sleep(self, seconds: float) -> None:
+        if not seconds:  # It only lets others have their turn.
+            await asyncio.sleep(0)
+            return
         future = asyncio.get_running_loop().create_future()
         self._sleeping.append((self.now + seconds, future))
         await future
@@ -237,10 +268,13 @@ class Clock:
 
 
 class StillAsyncio:
-    """`asyncio` with a `sleep` by the clock."""
+    """`asyncio` with a `sleep` by the clock, and with threads that take no time."""
 
     def __init__(self, clock: Clock) -> None:
         self.sleep = clock.sleep
+
+    async def to_thread(self, call: Callable[[], T]) -> T:
+        return call()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 from localfirst import outbox
+from localfirst.clock import CentralTime, pack
 from localfirst.errors import (
     ConfigurationError,
     LocalFirstError,
@@ -25,15 +26,18 @@ from localfirst.errors import (
     StoreUnwritable,
 )
 from localfirst.giving_up import give_up
+from localfirst.lifetime import Wish
 from localfirst.records import session_key
+from localfirst.room import AT_EASE, FILLING
+from localfirst.testing.memory import MemoryServer
 from localfirst.turns import Owner, Turns
-from sync import agenda, contact, retry, worker
+from sync import agenda, contact, evict, retry, worker
 from sync.central.base import Hint
 from sync.host import TaskHost
 from sync.leader import Leadership
 from sync.retry import LONGEST_WAIT
-from sync.site import Limits
-from sync.worker import CALM_INTERVAL, LEAD_INTERVAL, POLL_SPREAD, Options, Worker
+from sync.site import Limits, Over
+from sync.worker import CALM_INTERVAL, EXPIRE_SECONDS, LEAD_INTERVAL, POLL_SPREAD, Options, Worker
 from tests.unit.bench import OPERATIONS, Bench, Clock, StillAsyncio, quiet
 
 POLL: Final = 5.0
@@ -42,6 +46,17 @@ _TURN: Final = 7
 
 Step = Callable[["Stage"], Awaitable[None]]
 BAD: Final = session_key("default", "bad")
+OVER: Final = "over"
+"""The session that ends, or whose items do."""
+STUB: Final = "stub"
+SECRET: Final = "a secret"
+"""What is in the session that ends."""
+SIZE_LIMIT: Final = 1_000_000
+_LARGE: Final = 150_000
+_LARGE_SESSIONS: Final = 4
+_TTL: Final = 5_000
+_LATEST_SWEEP: Final = 1.5
+"""Times its interval, of the first of a worker."""
 
 
 def stop_time(patch: pytest.MonkeyPatch) -> Clock:
@@ -51,6 +66,8 @@ def stop_time(patch: pytest.MonkeyPatch) -> Clock:
         patch.setattr(module, "time", clock)
     patch.setattr(worker, "asyncio", StillAsyncio(clock))
     patch.setattr(worker, "wait_for_event", clock.wait_for_event)
+    patch.setattr(evict, "time", clock)
+    patch.setattr(evict, "asyncio", StillAsyncio(clock))
     patch.setattr(retry, "FIRST_WAIT", LONGEST_WAIT)
     patch.setattr(random, "uniform", lambda _, upper: upper)
     return clock
@@ -62,7 +79,8 @@ class Stage:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self.clock = clock
-        self.bench = Bench(path)
+        self.bench = Bench(path, MemoryServer(clock.wall_ms))
+        self.bench.time = CentralTime(lambda: pack(clock.wall_ms()))
         self.bench.options = Options(poll_interval=3600.0, sync_interval=0.0)
         self.central = self.bench.central
         self.patch = pytest.MonkeyPatch()
@@ -85,6 +103,12 @@ class Stage:
     def start(self) -> None:
         self.worker = self.bench.make()
         self.host = TaskHost(lambda: self.worker)
+
+    async def share(self, name: str, text: str, wish: Wish | None = None) -> None:
+        """A session that another replica wrote, and that is here and in the central store."""
+        self.other.add(name, text, wish=wish)
+        await self.other.make().flush()
+        await self.bench.make().fetch(name)
 
     def leads_elsewhere(self) -> None:
         self.holder = Leadership(self.path, "default")
@@ -347,7 +371,7 @@ async def miss_hints(stage: Stage) -> None:
     stage.central.miss_hints()
 
 
-def poll_often(stage: Stage) -> None:
+async def poll_often(stage: Stage) -> None:
     stage.bench.options = Options(poll_interval=POLL, sync_interval=0.0)
 
 
@@ -361,8 +385,8 @@ async def end_the_wait(stage: Stage) -> None:
     await stage.pass_time(waits.get(stage.worker.state, LONGEST_WAIT))
 
 
-def open_a_turn(stage: Stage) -> None:
-    poll_often(stage)
+async def open_a_turn(stage: Stage) -> None:
+    await poll_often(stage)
     Turns(stage.bench.log).open(session_key("default", "t"), _TURN, stage.owner.name())
     stage.another().add("t", "half of a turn", _TURN)
 
@@ -376,6 +400,78 @@ async def leave_the_move(stage: Stage) -> None:
     stage.central.server.wipe()
     stage.another().identity.follow("default", stage.central.server.namespace("default").store_id)
     assert stage.bench.identity.is_moving("default")
+
+
+async def share_what_ends(stage: Stage) -> None:
+    await stage.share(OVER, SECRET)
+
+
+async def delete_here(stage: Stage) -> None:
+    """And begin it anew."""
+    stage.bench.delete(OVER)
+    stage.bench.add(OVER, "anew")
+    stage.host.wake()
+
+
+async def delete_elsewhere(stage: Stage) -> None:
+    stage.other.delete(OVER)
+    await stage.other.make().flush()
+
+
+async def share_a_mortal(stage: Stage) -> None:
+    await poll_often(stage)
+    await stage.share(OVER, SECRET, Wish(ttl=_TTL))
+
+
+async def share_mortal_items(stage: Stage) -> None:
+    await poll_often(stage)
+    await stage.share(OVER, SECRET, Wish(item_ttl=_TTL))
+
+
+async def let_expire(stage: Stage) -> None:
+    """And be looked for."""
+    await stage.pass_time(EXPIRE_SECONDS)
+
+
+async def leave_what_expires(stage: Stage) -> None:
+    """Only in the central store; no poll is due when the sweep is."""
+    stage.other.add(OVER, SECRET, wish=Wish(ttl=_TTL))
+    await stage.other.make().flush()
+    stage.patch.setattr(worker, "SWEEP_SECONDS", POLL)
+    stage.bench.options = Options(poll_interval=2 * POLL, sync_interval=0.0)
+
+
+async def let_a_sweep_be_due(stage: Stage) -> None:
+    await stage.pass_time(_LATEST_SWEEP * POLL)
+
+
+async def limit_the_size(stage: Stage) -> None:
+    """What can go takes several turns to do so."""
+    stage.bench.options = Options(poll_interval=3600.0, sync_interval=0.0, size_limit=SIZE_LIMIT)
+    stage.patch.setattr(evict, "_STEP_SECONDS", 2e-6)
+    for number in range(_LARGE_SESSIONS):
+        stage.bench.add(f"large-{number}", "x" * _LARGE)
+    await stage.bench.make().flush()
+    assert _disk_use(stage) < FILLING
+
+
+async def fill_the_directory(stage: Stage) -> None:
+    for _ in range(_LARGE_SESSIONS):
+        stage.bench.add("s", "x" * _LARGE)
+    assert _disk_use(stage) > FILLING
+    stage.host.wake()
+
+
+async def evict_one(stage: Stage) -> None:
+    await stage.share(STUB, "far away")
+    stage.bench.evict(STUB)
+
+
+async def read_it(stage: Stage) -> None:
+    try:
+        stage.request = stage.host.submit(lambda made: made.fetch(STUB))
+    except StoreClosed:
+        stage.refused = True
 
 
 async def ask_for_all(stage: Stage) -> None:
@@ -400,7 +496,7 @@ async def let_the_request_fail(stage: Stage) -> None:
     stage.central.hanging = frozenset({"push"} if busy else ())
 
 
-def put_aside(stage: Stage) -> None:
+async def put_aside(stage: Stage) -> None:
     stage.bench.add("bad", "x")
     stage.bench.put_aside("bad")
 
@@ -429,12 +525,16 @@ async def kill(stage: Stage) -> None:
     raise AssertionError("a process of its own is killed")
 
 
+async def _nothing_before(stage: Stage) -> None:
+    """It comes whatever was there before."""
+
+
 @dataclass(frozen=True)
 class Event:
     """How it is made to come."""
 
     fire: Step
-    prepare: Callable[[Stage], None] = lambda _: None
+    prepare: Step = _nothing_before
     ways: Mapping[str, Step] = field(default_factory=dict)
     """To the states in which it can come, where not every way to them will do."""
     errors: tuple[BaseException, ...] = (RemoteUnavailable("trouble"),)
@@ -460,7 +560,7 @@ _WITH_FETCH: Final = {
 _REFUSALS: Final = (ConfigurationError("trouble"), RemoteVersionError("trouble"), RemoteLost("trouble"))
 
 
-def _written_before(stage: Stage) -> None:
+async def _written_before(stage: Stage) -> None:
     stage.bench.add("s", "written before it leads")
 
 
@@ -483,9 +583,16 @@ EVENTS: Final[Mapping[str, Event]] = {
     "hints break": Event(break_hints),
     "hints were missed": Event(miss_hints),
     "a poll is due": Event(let_a_poll_be_due, poll_often),
+    "a sweep is due": Event(let_a_sweep_be_due, leave_what_expires),
     "the wait is over": Event(end_the_wait),
     "a turn is left behind": Event(leave_the_turn, open_a_turn),
     "a move is left behind": Event(leave_the_move, poll_often),
+    "a session is deleted here": Event(delete_here, share_what_ends),
+    "a session is deleted elsewhere": Event(delete_elsewhere, share_what_ends),
+    "a session has expired": Event(let_expire, share_a_mortal),
+    "items have expired": Event(let_expire, share_mortal_items),
+    "the directory is filling": Event(fill_the_directory, limit_the_size),
+    "an evicted session is read": Event(read_it, evict_one),
     "a request is made": Event(ask_for_all),
     "a request gets through": Event(let_the_request_through, ways=_WITH_REFRESH),
     "a request fails": Event(let_the_request_fail, ways=_WITH_FETCH),
@@ -512,7 +619,7 @@ def _is_answered(stage: Stage) -> bool:
 
 def _is_raised(stage: Stage) -> bool:
     request = stage.request
-    return request is not None and request.done() and isinstance(request.exception(), RemoteUnavailable)
+    return request is not None and request.done() and isinstance(request.exception(), LocalFirstError)
 
 
 def _waits(stage: Stage) -> bool:
@@ -537,6 +644,42 @@ def _is_followed(stage: Stage) -> bool:
     return followed == stage.central.server.namespace("default").store_id
 
 
+def _is_deleted(stage: Stage) -> bool:
+    """Whether what was there is, and nothing that was written here since."""
+    there = stage.central.server.namespace("default")
+    log = there.sessions[OVER].log if OVER in there.sessions else []
+    deleted = [end.how == "deleted" for (name, _), end in there.ends.items() if name == OVER]
+    return deleted == [True] and len(log) == 1 and SECRET.encode() not in log[0].data
+
+
+def _is_removed(stage: Stage) -> bool:
+    """Whether nothing of it is shown, and that was told once."""
+    head = stage.bench.log.head(session_key("default", OVER))
+    told = [notice.session_id for notice in stage.bench.told if isinstance(notice, Over)]
+    return head is not None and head.generation is None and told == [OVER]
+
+
+def _is_folded(stage: Stage) -> bool:
+    head = stage.bench.log.head(session_key("default", OVER))
+    return head is not None and 0 < head.floor == head.seq
+
+
+def _is_scrubbed(stage: Stage) -> bool:
+    files = [path for path in stage.path.rglob("*") if path.is_file()]
+    return not any(SECRET.encode() in path.read_bytes() for path in files)
+
+
+def _disk_use(stage: Stage) -> float:
+    """As a part of the limit; without the write-ahead log, which grows by what is removed, too."""
+    rows = stage.bench.log.rows
+    return (rows.disk_bytes() - rows.wal_bytes()) / SIZE_LIMIT
+
+
+def _is_fetched(stage: Stage) -> bool:
+    head = stage.bench.log.head(session_key("default", STUB))
+    return head is not None and not head.stub
+
+
 EFFECTS: Final[Mapping[str, Callable[[Stage], bool]]] = {
     "nothing": lambda stage: not stage.asked,
     "polled": lambda stage: "heads" in stage.asked,
@@ -554,6 +697,13 @@ EFFECTS: Final[Mapping[str, Callable[[Stage], bool]]] = {
     "raised": _is_raised,
     "refused": lambda stage: stage.refused,
     "released": _is_released,
+    "deleted": _is_deleted,
+    "removed": _is_removed,
+    "folded": _is_folded,
+    "scrubbed": _is_scrubbed,
+    "swept": lambda stage: OVER not in stage.central.server.namespace("default").sessions,
+    "evicted": lambda stage: _disk_use(stage) <= AT_EASE,
+    "fetched": _is_fetched,
 }
 
 
@@ -612,7 +762,7 @@ REASONS: Final[Mapping[str, Step]] = {
 async def reach(stage: Stage, state: str, event: Event) -> None:
     """Bring the worker into a state in which the event may come."""
     await stage.prepare()
-    event.prepare(stage)
+    await event.prepare(stage)
     await event.ways.get(state, WAYS[state])(stage)
     assert stage.worker.state == state
     stage.mark()

@@ -512,7 +512,7 @@ def test_invariant_11_flush_and_refresh_keep_their_word(stage: Stage) -> None:
 def test_a_turn_that_was_left_behind_is_flushed_without_a_worker(stage: Stage) -> None:
     async def main() -> None:
         await stage.prepare()
-        EVENTS["a turn is left behind"].prepare(stage)
+        await EVENTS["a turn is left behind"].prepare(stage)
         stage.owner.release()
         assert stage.bench.pending() == ["t"]
         await stage.bench.make().flush()
