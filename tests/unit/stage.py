@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +55,8 @@ SECRET: Final = "a secret"
 SIZE_LIMIT: Final = 1_000_000
 _LARGE: Final = 150_000
 _LARGE_SESSIONS: Final = 4
+_ROWS: Final = 40
+"""Of each of them: more than one turn removes here."""
 _TTL: Final = 5_000
 _LATEST_SWEEP: Final = 1.5
 """Times its interval, of the first of a worker."""
@@ -446,11 +449,12 @@ async def let_a_sweep_be_due(stage: Stage) -> None:
 
 
 async def limit_the_size(stage: Stage) -> None:
-    """What can go takes several turns to do so."""
+    """Whatever goes takes several turns to do so, in some of which nothing new is evicted."""
     stage.bench.options = Options(poll_interval=3600.0, sync_interval=0.0, size_limit=SIZE_LIMIT)
     stage.patch.setattr(evict, "_STEP_SECONDS", 2e-6)
-    for number in range(_LARGE_SESSIONS):
-        stage.bench.add(f"large-{number}", "x" * _LARGE)
+    stage.patch.setattr(stage.bench.log, "sweep", partial(stage.bench.log.sweep, 1))
+    for number in range(_LARGE_SESSIONS * _ROWS):
+        stage.bench.add(f"large-{number % _LARGE_SESSIONS}", "x" * (_LARGE // _ROWS))
     await stage.bench.make().flush()
     assert _disk_use(stage) < FILLING
 
