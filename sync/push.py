@@ -76,6 +76,9 @@ class Pusher:
         for again in reversed(range(_RENAMES)):
             if (head := await self._site.head(key)) is None:
                 return None
+            if head.ending:  # It was deleted just now. That goes first, or it would take what was written since.
+                result.push.add(key)
+                return None
             if await is_over(self._site, key, head):
                 await self._settler.end(key, head, "expired", result)
                 return None

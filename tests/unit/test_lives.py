@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,9 @@ from localfirst.lives import end_life
 from localfirst.plans import always
 from localfirst.records import ANY_LIFE, Aside, session_key
 from localfirst.testing.memory import MemoryServer
+from sync import replicate
 from sync.central.base import KEEP_ENDED
+from sync.lives import send_deletions
 from sync.replicate import Replicator
 from sync.resync import resync
 from tests.unit.replica import Replica
@@ -470,3 +473,28 @@ def test_what_expired_here_is_dropped_when_sessions_are_listed(tmp_path: Path) -
         assert told == ["s"]
     localfirst.open(tmp_path, remote="").close()
     assert not on_disk(tmp_path, "secret-4417")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "never there"])
+async def test_a_deletion_goes_up_before_what_was_written_since_also_in_the_middle_of_a_round(
+    world: World, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    a = world.replica("a")
+    add(a, "gone")
+    if known:
+        await a.sync("s")
+        add(a, "gone, too")
+
+    async def send_and_delete(*arguments: Any) -> None:
+        monkeypatch.undo()
+        await send_deletions(*arguments)
+        delete(a)  # An agent, just then.
+        add(a, "anew")
+
+    monkeypatch.setattr(replicate, "send_deletions", send_and_delete)
+    await a.sync("s")
+    assert a.items("s") == ["anew"]
+    assert a.head("s").ending == ""
+    b = world.replica("b")
+    await b.sync("s")
+    assert b.items("s") == ["anew"]
