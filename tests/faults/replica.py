@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import multiprocessing
 import random
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import localfirst
+from localfirst.errors import ConfigurationError
+from tests.faults.author import Author
+from tests.faults.ledger import BRIEF, FLEETING, SESSIONS, Ledger, ending_sessions
 
-SESSIONS: Final = ("s0", "s1", "s2", "s3")
 POLL_INTERVAL: Final = 0.2
 _LONGEST_REST: Final = 0.04
 """Seconds between two calls."""
 _ANSWER_SECONDS: Final = 60.0
-
-Call = tuple[str, str, int]
-"""Session, name of the replica, number of the call."""
-
-
-@dataclass
-class Ledger:
-    """What one replica did; every call in it has returned."""
-
-    changes: Counter[str] = field(default_factory=Counter)
-    """How many calls changed each session."""
-    added: dict[Call, int] = field(default_factory=dict)
-    """How many items each call added."""
-    popped: Counter[tuple[Call, int]] = field(default_factory=Counter)
-    """Calls, and places in them."""
-    increments: Counter[str] = field(default_factory=Counter)
-    """By session."""
-    values: dict[str, set[Any]] = field(default_factory=dict)
-    """What was set, by session."""
+_FETCH_SECONDS: Final = 30.0
 
 
 class Sight(NamedTuple):
     """What a replica shows."""
 
     digest: str
-    """Of all sessions: items and metadata."""
+    """Of all sessions but the bulky ones: items, branches and metadata."""
     pending: int
+    mortal: int
+    """How many sessions and items are shown that are to expire."""
     state: str
     last_error: str | None
+
+
+class Life(NamedTuple):
+    """Where a replica lives, and among whom."""
+
+    name: str
+    names: Sequence[str]
+    directory: Path
+    remote: str
+    namespace: str
+    size_limit: int | None
+    seed: int
 
 
 class Replica:
@@ -72,8 +66,13 @@ class Replica:
         ledger: Ledger = self._ask("ledger")
         return ledger
 
+    def evicted(self) -> int:
+        """How many sessions were evicted from its disk, and did not come back."""
+        evicted: int = self._ask("evicted")
+        return evicted
+
     def sessions(self) -> dict[str, Any]:
-        """All that it shows now."""
+        """All that it shows, also of what it has to fetch."""
         sessions: dict[str, Any] = self._ask("sessions")
         return sessions
 
@@ -90,14 +89,14 @@ class Replica:
 
 
 @contextmanager
-def replica(name: str, directory: Path, remote: str, namespace: str, seed: int) -> Iterator[Replica]:
+def replica(life: Life) -> Iterator[Replica]:
     """A replica that writes until it is asked what it did."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_live, args=(name, directory, remote, namespace, seed, theirs), daemon=True)
+    process = context.Process(target=_live, args=(life, theirs), daemon=True)
     process.start()
     theirs.close()
-    found = Replica(name, process, ours)
+    found = Replica(life.name, process, ours)
     try:
         found.sight()
         yield found
@@ -105,76 +104,66 @@ def replica(name: str, directory: Path, remote: str, namespace: str, seed: int) 
         found.end()
 
 
-def _live(name: str, directory: Path, remote: str, namespace: str, seed: int, pipe: Connection) -> None:
-    chance = random.Random(seed)
-    with localfirst.open(directory, remote=remote, namespace=namespace, poll_interval=POLL_INTERVAL) as store:
-        author = _Author(name, store, chance)
+def _live(life: Life, pipe: Connection) -> None:
+    chance = random.Random(life.seed)
+    with localfirst.open(
+        life.directory,
+        remote=life.remote,
+        namespace=life.namespace,
+        poll_interval=POLL_INTERVAL,
+        size_limit=life.size_limit,
+    ) as store:
+        author = Author(life.name, life.names, store, chance)
+        answers: dict[str, Callable[[], Any]] = {
+            "sight": lambda: _sight(store, life.names),
+            "ledger": lambda: author.ledger,
+            "evicted": lambda: sum(info.state == "evicted" for info in store.sessions()),
+            "sessions": lambda: show(store),
+        }
         writes = True
         while True:
             if pipe.poll(chance.uniform(0.0, _LONGEST_REST) if writes else None):
                 question = pipe.recv()  # Raises EOFError when nobody is left to ask.
                 writes = writes and question == "sight"
-                pipe.send(author.answer(question))
+                pipe.send(answers[question]())
             elif writes:
                 author.act()
 
 
-class _Author:
-    """Does what agents do."""
-
-    def __init__(self, name: str, store: localfirst.Store, chance: random.Random) -> None:
-        self._name = name
-        self._store = store
-        self._chance = chance
-        self._ledger = Ledger()
-        self._acts = {self._add: 65, self._pop: 10, self._set: 10, self._increment: 15}
-
-    def act(self) -> None:
-        """One call. Each returns how many changes it made."""
-        (act,) = self._chance.choices(list(self._acts), list(self._acts.values()))
-        session = self._store.session(self._chance.choice(SESSIONS), hydrate_timeout=0.0)
-        self._ledger.changes[session.session_id] += act(session)
-
-    def _add(self, session: localfirst.Session) -> int:
-        call: Call = (session.session_id, self._name, len(self._ledger.added))
-        size = self._chance.randint(1, 3)
-        asyncio.run(session.add_items([[*call, place] for place in range(size)]))
-        self._ledger.added[call] = size
-        return 1
-
-    def _pop(self, session: localfirst.Session) -> int:
-        item = asyncio.run(session.pop_item())
-        if item is None:
-            return 0
-        *call, place = item
-        self._ledger.popped[tuple(call), place] += 1
-        return 1
-
-    def _set(self, session: localfirst.Session) -> int:
-        value = f"{self._name} at {time.time()}"
-        session.set("last", value)
-        self._ledger.values.setdefault(session.session_id, set()).add(value)
-        return 1
-
-    def _increment(self, session: localfirst.Session) -> int:
-        step = self._chance.randint(1, 5)
-        session.increment("count", step)
-        self._ledger.increments[session.session_id] += step
-        return 1
-
-    def answer(self, question: str) -> Any:
-        """See `Replica`."""
-        return {"sight": self._sight, "ledger": lambda: self._ledger, "sessions": self._sessions}[question]()
-
-    def _sight(self) -> Sight:
-        status = self._store.status()
-        digest = blake2b(json.dumps(self._sessions()).encode(), digest_size=8).hexdigest()
-        return Sight(digest, status.pending_changes, status.state, status.last_error)
-
-    def _sessions(self) -> dict[str, Any]:
-        return show(self._store)
+def _sight(store: localfirst.Store, names: Sequence[str]) -> Sight:
+    status = store.status()
+    shown = _shown(store, (*SESSIONS, *_all_ending(names)))
+    digest = blake2b(json.dumps(shown).encode(), digest_size=8).hexdigest()
+    mortal = sum(1 for _ in store.sessions(BRIEF)) + len(_session(store, FLEETING))
+    return Sight(digest, status.pending_changes, mortal, status.state, status.last_error)
 
 
 def show(store: localfirst.Store) -> dict[str, Any]:
-    """Items and metadata of the shared sessions, as this store has them now."""
-    return {name: store.session(name, hydrate_timeout=0.0).export() for name in SESSIONS}
+    """All that this store shows when it has all that is in the central store."""
+    store.refresh(_FETCH_SECONDS)
+    return _shown(store, [info.session_id for info in store.sessions()])
+
+
+def _shown(store: localfirst.Store, session_ids: Sequence[str]) -> dict[str, Any]:
+    return {session_id: _content(store, session_id) for session_id in session_ids}
+
+
+def _content(store: localfirst.Store, session_id: str) -> dict[str, Any]:
+    session = _session(store, session_id)
+    branches: dict[str, Any] = {}
+    for branch in session.branches():
+        with suppress(ConfigurationError):  # Another replica's deletion of it has come just now.
+            branches[branch.name] = list(_session(store, session_id, branch=branch.name))
+    return {
+        "metadata": session.metadata(),
+        "branches": branches,
+        "expires": session.expires_at is not None,
+    }
+
+
+def _session(store: localfirst.Store, session_id: str, **options: Any) -> localfirst.Session:
+    return store.session(session_id, hydrate_timeout=_FETCH_SECONDS, **options)
+
+
+def _all_ending(names: Sequence[str]) -> list[str]:
+    return [session_id for name in names for session_id in ending_sessions(name)]
