@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from localfirst import jsonvalue, outbox
+from localfirst import jsonvalue, outbox, volumes
 from localfirst.aside import Quarantine
 from localfirst.change import APPEND
 from localfirst.clock import CentralTime, HybridClock
@@ -186,7 +186,7 @@ class Bench:
         """As a worker does it that is given a limit."""
         key, head = session_key("default", name), self.log.head(session_key("default", name))
         assert head is not None
-        assert self.log.evict(key, head, self.log.newest(key, head))
+        assert self.log.evict(key, head, volumes.newest(self.log, key, head))
 
     def use(self, name: str) -> None:
         """As somebody does who reads a session that was never here."""

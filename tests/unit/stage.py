@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from localfirst import outbox
+from localfirst import outbox, volumes
 from localfirst.clock import CentralTime, pack
 from localfirst.errors import (
     ConfigurationError,
@@ -452,7 +452,7 @@ async def limit_the_size(stage: Stage) -> None:
     """Whatever goes takes several turns to do so, in some of which nothing new is evicted."""
     stage.bench.options = Options(poll_interval=3600.0, sync_interval=0.0, size_limit=SIZE_LIMIT)
     stage.patch.setattr(evict, "_STEP_SECONDS", 2e-6)
-    stage.patch.setattr(stage.bench.log, "sweep", partial(stage.bench.log.sweep, 1))
+    stage.patch.setattr(volumes, "sweep", partial(volumes.sweep, limit=1))
     for number in range(_LARGE_SESSIONS * _ROWS):
         stage.bench.add(f"large-{number % _LARGE_SESSIONS}", "x" * (_LARGE // _ROWS))
     await stage.bench.make().flush()
