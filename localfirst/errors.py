@@ -78,6 +78,10 @@ class RemoteVersionError(LocalFirstError):
     """The central store was written by a newer localfirst: upgrade this one. Nothing was written to it."""
 
 
+class SessionDeleted(LocalFirstError):
+    """The session was deleted by another replica before what was written here could be sent; that is dropped, too."""
+
+
 class InvalidItem(LocalFirstError, TypeError):
     """Not something that JSON can hold; nothing of this call was stored."""
 

@@ -397,7 +397,8 @@ class Session:
     # How it stands with the central store.
 
     def flush(self, timeout: float | None = None) -> None:
-        """Return when everything written to this session before is in the central store. Raises `SyncTimeout`.
+        """Return when everything written to this session before is in the central store. Raises `SyncTimeout`, and
+        `SessionDeleted` if another replica has deleted the session, and what was written is dropped.
 
         `timeout` in seconds; None: for ever. At once if there is no central store.
 

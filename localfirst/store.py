@@ -224,7 +224,8 @@ class Store:
         """Return when everything written before the call (to one session, or all) is in the central store.
 
         `timeout` in seconds, None: for ever; `SyncTimeout` says what is left. `ConfigurationError` and the like when
-        somebody must act first. At once without a central store.
+        somebody must act first. `SessionDeleted` when all is done, but something was dropped, because another replica
+        had deleted its session. At once without a central store.
 
         >>> store.flush(timeout=5)
         """

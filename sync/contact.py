@@ -6,15 +6,17 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 from localfirst.errors import LocalFirstError, RemoteLost, RemoteUnavailable
+from localfirst.records import SessionKey
 from sync.agenda import Agenda
 from sync.asides import Asides
 from sync.leader import Leadership
 from sync.retry import patiently
-from sync.site import Lost, Notice, Site
+from sync.site import Lost, Notice, Over, Site
 from sync.status import SyncStatus, publish, published
 
 _logger = logging.getLogger("localfirst.sync")
@@ -31,6 +33,8 @@ class Contact:
         """Whether it is known which store it is; asked again after whatever failed."""
         self.store_id = ""
         """Which it is, once that is known."""
+        self.deletions = Counter[SessionKey]()
+        """How often each session was deleted elsewhere."""
         self._directory = directory
         self._site = site
         self._leadership = leadership
@@ -72,6 +76,8 @@ class Contact:
         """A session that was lost may be one of many: the store may have been emptied, and be another one now."""
         if isinstance(notice, Lost):
             self.identified, self._agenda.poll_at = False, -math.inf
+        if isinstance(notice, Over) and notice.how == "deleted":
+            self.deletions[notice.key] += 1
         return self._site.tell(notice)
 
     def went_well(self) -> None:

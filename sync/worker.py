@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from localfirst import outbox
-from localfirst.errors import LocalFirstError, RemoteRejected, RemoteUnavailable, StoreMoved
-from localfirst.records import session_key
+from localfirst.errors import LocalFirstError, RemoteRejected, RemoteUnavailable, SessionDeleted, StoreMoved, of_session
+from localfirst.records import Head, SessionKey, session_key
 from sync.agenda import Agenda
 from sync.asides import Asides, PutAside
 from sync.contact import Contact
@@ -133,6 +133,13 @@ class Worker:
         else:
             keys = {session_key(self._namespace, session_id)}
         wanted = {key: (head, self._log.last_slot(key)) for key in keys if (head := await self._site.head(key))}
+        waiting, before = dict(wanted), self._contact.deletions.copy()
+        await self._flush(wanted, once=once)
+        for key, (head, last) in waiting.items():
+            if last > head.acked and self._contact.deletions[key] > before[key]:
+                raise SessionDeleted(of_session(head.session_id, str(SessionDeleted())))
+
+    async def _flush(self, wanted: dict[SessionKey, tuple[Head, int]], *, once: bool) -> None:
         moving = await patiently(partial(self._site.identity.is_moving, self._namespace))
         while moving or await self._work.unsent(wanted):
             moving = False

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import localfirst
-from localfirst import SessionEvent
+from localfirst import SessionDeleted, SessionEvent
 from tests.integration.stores import Open, contents
 from tests.polling import eventually
 
@@ -178,6 +178,24 @@ def test_a_deletion_made_offline_goes_up_later(opened: Open, tmp_path: Path, nam
     assert contents(a.session("s")) == ["anew"]
     a.flush(PATIENCE)
     eventually(lambda: contents(b.session("s")) == ["anew"], PATIENCE, "the deletion, and what came after it")
+
+
+def test_a_flush_says_that_what_it_was_to_send_was_dropped(opened: Open) -> None:
+    a, b = opened("a"), opened("b", worker="none")
+    a.session("s").add_message("user", "x")
+    a.flush(PATIENCE)
+    b.refresh(PATIENCE)
+    b.session("s").add_message("user", "y")
+    b.session("other").add_message("user", "goes up")
+    a.delete("s")
+    a.flush(PATIENCE)
+    with pytest.raises(SessionDeleted, match="session 's'"):
+        b.flush(PATIENCE)
+    b.flush(PATIENCE)
+    eventually(lambda: contents(a.session("other")) == ["goes up"], PATIENCE, "the rest goes up")
+    b.session("s").add_message("user", "anew")
+    b.session("s").flush(PATIENCE)
+    eventually(lambda: contents(a.session("s")) == ["anew"], PATIENCE, "what is written later begins anew")
 
 
 def test_a_deletion_of_what_was_never_here(opened: Open) -> None:
