@@ -58,6 +58,15 @@ class MalformedChange(LocalFirstError, ValueError):
     """A change can't be decoded."""
 
 
+class DecryptionError(LocalFirstError):
+    """Something is sealed with a key that is not here, or was altered. Nothing was removed or overwritten."""
+
+    def __init__(self, message: str | None = None, key_id: str = "") -> None:
+        super().__init__(message)
+        self.key_id = key_id
+        """Of the key that is missing; empty: it is here, so something was altered."""
+
+
 class SyncTimeout(LocalFirstError, TimeoutError):
     """The central store did not take or give everything in time; nothing is lost, sync goes on."""
 

@@ -1,0 +1,118 @@
+"""Changes and checkpoints as they are on disk and on the wire: sealed, if there is a key, else plain.
+
+Of a change its body is sealed, and bound to all else that it says, to its session and its namespace: it can't be
+altered or moved. In memory everything is plain.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from localfirst.change import Change, decode_change, encode_change
+from localfirst.checkpoint import State, decode_state, encode_state
+from localfirst.errors import DecryptionError, of_session
+
+if TYPE_CHECKING:
+    from localfirst.crypto import KeyRing, SessionKeys
+
+SEALED: Final = b"\x01"
+"""How what is sealed begins; JSON does not."""
+_CHECKPOINT: Final = b"checkpoint"
+_CODECS: Final = 1024
+"""Kept at hand."""
+
+
+class Codec:
+    """Of one session. Without keys, what is sealed can't be read. `plain`: what others did not seal is taken."""
+
+    def __init__(self, session_id: str, keys: SessionKeys | None = None, *, plain: bool = True) -> None:
+        self.keys = keys
+        self._session_id = session_id
+        self._plain = plain
+
+    def encode(self, change: Change) -> bytes:
+        """Wire bytes of a change: the same for equal changes."""
+        if self.keys is not None:
+            body = self.keys.seal(_context(change), change.body)
+            change = msgspec.structs.replace(change, body=body)
+        return encode_change(change)
+
+    def decode(self, data: bytes) -> Change:
+        """The change in wire bytes. Raises `MalformedChange`, and `DecryptionError` for what can't be opened."""
+        return self._opened(decode_change(data))
+
+    def take(self, data: bytes) -> Change:
+        """As `decode`, of what comes from elsewhere."""
+        change = decode_change(data)
+        self._check_sealed(change.body, f"a change of replica {change.origin[:40]!r}")
+        return self._opened(change)
+
+    def encode_state(self, state: State) -> bytes:
+        """A checkpoint: the same bytes for equal states."""
+        data = encode_state(state)
+        return data if self.keys is None else self.keys.seal(_CHECKPOINT, data)
+
+    def decode_state(self, data: bytes) -> State:
+        """The state in a checkpoint. Raises `MalformedChange` and `DecryptionError`."""
+        return decode_state(self._open(_CHECKPOINT, data))
+
+    def take_state(self, data: bytes) -> State:
+        """As `decode_state`, of what comes from elsewhere."""
+        self._check_sealed(data, "its checkpoint in the central store")
+        return self.decode_state(data)
+
+    def same(self, one: bytes, other: bytes) -> bool:
+        """Whether two changes (wire bytes) are one, by whichever keys they are sealed."""
+        return one == other or self.decode(one) == self.decode(other)
+
+    def _opened(self, change: Change) -> Change:
+        if change.body[:1] != SEALED:
+            return change
+        return msgspec.structs.replace(change, body=self._open(_context(change), change.body))
+
+    def _open(self, context: bytes, data: bytes) -> bytes:
+        if data[:1] != SEALED:
+            return data
+        if self.keys is None:
+            from localfirst.crypto import key_of, missing_key  # Who has no key need not load what ciphers need.
+
+            raise missing_key(self._session_id, key_of(data))
+        return self.keys.open(context, data)
+
+    def _check_sealed(self, data: bytes, what: str) -> None:
+        if not self._plain and data[:1] != SEALED:
+            raise DecryptionError(
+                of_session(
+                    self._session_id,
+                    f"{what} is not sealed: whoever wrote it had no key; open the store there with the key and call"
+                    " rotate(), or here with KeyRing(..., plain=True)",
+                )
+            )
+
+
+def _context(change: Change) -> bytes:
+    """All that a change says beside its body."""
+    return encode_change(msgspec.structs.replace(change, body=b""))
+
+
+class Vault:
+    """The codecs of the sessions of a namespace."""
+
+    def __init__(self, namespace: str = "", ring: KeyRing | None = None) -> None:
+        self._namespace = namespace
+        self._plain = ring is None or ring.plain
+        self._masters = None if ring is None else ring.masters(namespace)
+        self.codec = lru_cache(maxsize=_CODECS)(self._codec)
+        """By session id."""
+
+    @property
+    def is_sealing(self) -> bool:
+        """Whether there is a key."""
+        return self._masters is not None
+
+    def _codec(self, session_id: str) -> Codec:
+        keys = None if self._masters is None else self._masters.of(self._namespace, session_id)
+        return Codec(session_id, keys, plain=self._plain)
