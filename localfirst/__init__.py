@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from localfirst.errors import (
     ConfigurationError,
+    DecryptionError,
     InvalidItem,
     ItemTooLarge,
     LocalFirstError,
@@ -36,6 +37,7 @@ from localfirst.version import VERSION
 
 if TYPE_CHECKING:
     from localfirst.events import SessionEvent
+    from localfirst.keys import KeyRing
     from localfirst.metadata import Conflict
     from localfirst.opening import open  # noqa: A004
     from localfirst.session import Session
@@ -48,8 +50,10 @@ __all__ = [
     "Branch",
     "ConfigurationError",
     "Conflict",
+    "DecryptionError",
     "InvalidItem",
     "ItemTooLarge",
+    "KeyRing",
     "LocalFirstError",
     "MalformedChange",
     "Quarantined",
@@ -80,6 +84,7 @@ __all__ = [
 _HOMES = {
     "Branch": "localfirst.status",
     "Conflict": "localfirst.metadata",
+    "KeyRing": "localfirst.keys",
     "Quarantined": "localfirst.status",
     "Recovered": "localfirst.status",
     "Session": "localfirst.session",

@@ -16,7 +16,8 @@ from localfirst.checkpoint import State, decode_state, encode_state
 from localfirst.errors import DecryptionError, of_session
 
 if TYPE_CHECKING:
-    from localfirst.crypto import KeyRing, SessionKeys
+    from localfirst.crypto import SessionKeys
+    from localfirst.keys import KeyRing
 
 SEALED: Final = b"\x01"
 """How what is sealed begins; JSON does not."""
@@ -33,6 +34,21 @@ class Codec:
         self._session_id = session_id
         self._plain = plain
 
+    @property
+    def ring(self) -> str:
+        """Which keys there are; others may open what these can't."""
+        return "none" if self.keys is None else f"{self.keys.ids}{' or plain' if self._plain else ''}"
+
+    def has(self, key_id: str) -> bool:
+        """Whether a key is here, by its id."""
+        return self.keys is not None and self.keys.has(bytes.fromhex(key_id))
+
+    def lacks(self, key_id: str) -> DecryptionError:
+        """What to tell who lacks a key."""
+        from localfirst.crypto import missing_key  # Who has no key need not load what ciphers need.
+
+        return missing_key(self._session_id, bytes.fromhex(key_id))
+
     def encode(self, change: Change) -> bytes:
         """Wire bytes of a change: the same for equal changes."""
         if self.keys is not None:
@@ -42,13 +58,18 @@ class Codec:
 
     def decode(self, data: bytes) -> Change:
         """The change in wire bytes. Raises `MalformedChange`, and `DecryptionError` for what can't be opened."""
-        return self._opened(decode_change(data))
+        return self.opened(decode_change(data))
 
-    def take(self, data: bytes) -> Change:
-        """As `decode`, of what comes from elsewhere."""
-        change = decode_change(data)
-        self._check_sealed(change.body, f"a change of replica {change.origin[:40]!r}")
-        return self._opened(change)
+    def opened(self, change: Change) -> Change:
+        """The change, if it is plain; else what it is when it is opened."""
+        if change.body[:1] != SEALED:
+            return change
+        return msgspec.structs.replace(change, body=self._open(_context(change), change.body))
+
+    def check_sealed(self, change: Change) -> None:
+        """Raise `DecryptionError` for a change that comes from elsewhere, and should be sealed."""
+        if not self._plain and change.body[:1] != SEALED:
+            raise self._not_sealed(f"change {change.counter} of replica {change.origin[:40]!r}")
 
     def encode_state(self, state: State) -> bytes:
         """A checkpoint: the same bytes for equal states."""
@@ -61,36 +82,29 @@ class Codec:
 
     def take_state(self, data: bytes) -> State:
         """As `decode_state`, of what comes from elsewhere."""
-        self._check_sealed(data, "its checkpoint in the central store")
+        if not self._plain and data[:1] != SEALED:
+            raise self._not_sealed("its checkpoint in the central store")
         return self.decode_state(data)
 
     def same(self, one: bytes, other: bytes) -> bool:
         """Whether two changes (wire bytes) are one, by whichever keys they are sealed."""
         return one == other or self.decode(one) == self.decode(other)
 
-    def _opened(self, change: Change) -> Change:
-        if change.body[:1] != SEALED:
-            return change
-        return msgspec.structs.replace(change, body=self._open(_context(change), change.body))
-
     def _open(self, context: bytes, data: bytes) -> bytes:
         if data[:1] != SEALED:
             return data
         if self.keys is None:
-            from localfirst.crypto import key_of, missing_key  # Who has no key need not load what ciphers need.
-
-            raise missing_key(self._session_id, key_of(data))
+            raise self.lacks(data[1:5].hex())
         return self.keys.open(context, data)
 
-    def _check_sealed(self, data: bytes, what: str) -> None:
-        if not self._plain and data[:1] != SEALED:
-            raise DecryptionError(
-                of_session(
-                    self._session_id,
-                    f"{what} is not sealed: whoever wrote it had no key; open the store there with the key and call"
-                    " rotate(), or here with KeyRing(..., plain=True)",
-                )
+    def _not_sealed(self, what: str) -> DecryptionError:
+        return DecryptionError(
+            of_session(
+                self._session_id,
+                f"{what} is not sealed: whoever wrote it had no key; open the store there with the key and rotate, or"
+                " this one with KeyRing(..., plain=True)",
             )
+        )
 
 
 def _context(change: Change) -> bytes:
@@ -114,5 +128,8 @@ class Vault:
         return self._masters is not None
 
     def _codec(self, session_id: str) -> Codec:
-        keys = None if self._masters is None else self._masters.of(self._namespace, session_id)
-        return Codec(session_id, keys, plain=self._plain)
+        if self._masters is None:
+            return Codec(session_id)
+        from localfirst.crypto import session_keys
+
+        return Codec(session_id, session_keys(self._masters, self._namespace, session_id), plain=self._plain)

@@ -8,12 +8,8 @@ send the same bytes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
-import re
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -21,85 +17,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from localfirst.errors import ConfigurationError, DecryptionError, of_session
+from localfirst.errors import DecryptionError, of_session
+from localfirst.keys import KEY_BYTES, Masters
 
-KEY_BYTES: Final = 32
-LEAST_PASSPHRASE: Final = 8
-"""Characters."""
 SEALED: Final = b"\x01"
 """How sealed bytes begin: with the version of all that is here. JSON never does."""
 OVERHEAD: Final = 1 + 4 + 12 + 16
 """How much longer sealed bytes are: version, id of the key, nonce, tag."""
 
-_SCRYPT: Final = partial(hashlib.scrypt, n=1 << 15, r=8, p=3, maxmem=1 << 26, dklen=KEY_BYTES)
-"""A quarter of a second of a server's core, and 32 MB. Others would need another version."""
 _HEADER: Final = 1 + 4
 _NONCE: Final = 12
-_BASE64: Final = re.compile(rb"[A-Za-z0-9_-]{43}=")
-
-Key = str | bytes
-
-
-class KeyRing:
-    """The keys of a store: what is written is sealed with the first; what was sealed with any of them can be read.
-
-    A key is 32 bytes, or the same in URL-safe base64 (as Fernet has it), or a passphrase of at least 8 characters,
-    which is as weak as it can be guessed, and takes a quarter of a second when the store is opened. `sessions`: keys of
-    single sessions, which are sealed with no others: without them, such a session is unreadable for good, whatever
-    copies of it there are. `plain`: take from the central store also what was written without a key. Raises
-    `ConfigurationError` for what is no key.
-
-    >>> KeyRing([bytes(32), "an older passphrase"], sessions={"user-7": KeyRing.generate()})
-    KeyRing(2 keys, 1 session has others)
-    """
-
-    def __init__(
-        self,
-        keys: Key | Sequence[Key],
-        *,
-        sessions: Mapping[str, Key | Sequence[Key]] | None = None,
-        plain: bool = False,
-    ) -> None:
-        self.plain = plain
-        self._keys = _secrets(keys)
-        self._sessions = {session_id: _secrets(own) for session_id, own in (sessions or {}).items()}
-
-    def __repr__(self) -> str:
-        count, own = len(self._keys), len(self._sessions)
-        others = f", {own} session{'s have' if own > 1 else ' has'} others" if own else ""
-        return f"KeyRing({count} key{'s' if count > 1 else ''}{others})"
-
-    @staticmethod
-    def generate() -> str:
-        """A new random key, in URL-safe base64.
-
-        >>> len(KeyRing.generate())
-        44
-        """
-        return base64.urlsafe_b64encode(AESGCM.generate_key(8 * KEY_BYTES)).decode()
-
-    def masters(self, namespace: str) -> Masters:
-        """The keys themselves. A passphrase makes another in each namespace; that takes its time."""
-        return Masters(
-            [secret.master(namespace) for secret in self._keys],
-            {name: [secret.master(namespace) for secret in own] for name, own in self._sessions.items()},
-        )
-
-
-class Masters(NamedTuple):
-    """The keys from which those of the sessions of a namespace follow, the newest first."""
-
-    keys: Sequence[bytes]
-    sessions: Mapping[str, Sequence[bytes]]
-
-    def __repr__(self) -> str:
-        return f"Masters({len(self.keys)}, {len(self.sessions)})"
-
-    def of(self, namespace: str, session_id: str) -> SessionKeys:
-        """The keys of a session."""
-        return SessionKeys(
-            session_id, [_derived(each, namespace, session_id) for each in self.sessions.get(session_id, self.keys)]
-        )
 
 
 class _Derived(NamedTuple):
@@ -108,11 +35,15 @@ class _Derived(NamedTuple):
     """From it follow the keys of bodies."""
     nonces: bytes
 
+    def __repr__(self) -> str:
+        return f"_Derived({self.key_id.hex()})"
+
 
 class SessionKeys:
     """Seals and opens what is of one session.
 
-    >>> keys = KeyRing(bytes(32)).masters("default").of("default", "user-123")
+    >>> from localfirst.keys import KeyRing
+    >>> keys = session_keys(KeyRing(bytes(32)).masters("default"), "default", "user-123")
     >>> keys.open(b"what it is", keys.seal(b"what it is", b"what it holds"))
     b'what it holds'
     """
@@ -154,6 +85,11 @@ class SessionKeys:
             raise missing_key(self._session_id, key_id)
         return self._keys[key_id]
 
+    @property
+    def ids(self) -> str:
+        """Of the keys, the newest first."""
+        return " ".join(each.hex() for each in self._keys)
+
     def has(self, key_id: bytes) -> bool:
         """Whether a key is in the ring, by its id."""
         return key_id in self._keys
@@ -161,6 +97,12 @@ class SessionKeys:
     def is_newest(self, sealed: bytes) -> bool:
         """Whether something is sealed with the newest key."""
         return sealed[:_HEADER] == SEALED + self._newest.key_id
+
+
+def session_keys(masters: Masters, namespace: str, session_id: str) -> SessionKeys:
+    """The keys of a session, which follow from those of its namespace."""
+    keys = masters.sessions.get(session_id, masters.keys)
+    return SessionKeys(session_id, [_derived(each, namespace, session_id) for each in keys])
 
 
 def key_of(sealed: bytes) -> bytes:
@@ -190,43 +132,3 @@ def _derived(master: bytes, namespace: str, session_id: str) -> _Derived:
     both = HKDF(SHA256(), 2 * KEY_BYTES, salt=None, info=info).derive(master)
     key_id = hmac.digest(master, b"localfirst key id", "sha256")[:4]
     return _Derived(key_id, both[:KEY_BYTES], both[KEY_BYTES:])
-
-
-class _Secret(NamedTuple):
-    value: bytes
-    is_passphrase: bool
-
-    def master(self, namespace: str) -> bytes:
-        if not self.is_passphrase:
-            return self.value
-        salt = hashlib.sha256(b"localfirst\0" + namespace.encode()).digest()  # The same for all who share a session.
-        return bytes(_SCRYPT(self.value, salt=salt))
-
-    def __repr__(self) -> str:
-        return "_Secret(...)"
-
-
-def _secrets(keys: Key | Sequence[Key]) -> list[_Secret]:
-    found = [_secret(key) for key in ([keys] if isinstance(keys, (str, bytes)) else keys)]
-    if not found:
-        raise ConfigurationError("a key ring needs a key: KeyRing.generate() makes one")
-    if len(set(found)) < len(found):
-        raise ConfigurationError("a key is twice in the key ring")
-    return found
-
-
-def _secret(key: object) -> _Secret:
-    if not isinstance(key, (str, bytes)):
-        raise ConfigurationError(f"an encryption key is a string or bytes, not {type(key).__name__}")
-    data = key.encode() if isinstance(key, str) else key
-    if isinstance(key, bytes) and len(key) == KEY_BYTES:
-        return _Secret(key, False)
-    if _BASE64.fullmatch(data):
-        return _Secret(base64.urlsafe_b64decode(data), False)
-    if isinstance(key, bytes):
-        raise ConfigurationError(
-            f"an encryption key of bytes has {KEY_BYTES} of them, or is 44 of URL-safe base64; this has {len(key)}"
-        )
-    if len(key) < LEAST_PASSPHRASE:
-        raise ConfigurationError(f"a passphrase has at least {LEAST_PASSPHRASE} characters, this has {len(key)}")
-    return _Secret(data, True)

@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from localfirst.change import Change, decode_change
+from localfirst.change import Change
+from localfirst.codec import Codec
 from localfirst.errors import MalformedChange
 from localfirst.records import Head, Here, Page
 from localfirst.rows import Rows
@@ -42,9 +43,9 @@ def decode_here(rows: Rows, value: bytes) -> Here:
         raise rows.damaged(f"holds a branch that can't be decoded ({error})") from error
 
 
-def decode_own(rows: Rows, value: bytes) -> Change:
+def decode_own(rows: Rows, codec: Codec, value: bytes) -> Change:
     """The change made here in a row."""
     try:
-        return decode_change(value)
+        return codec.decode(value)
     except MalformedChange as error:
         raise rows.damaged(f"holds a change that can't be decoded ({error})") from error

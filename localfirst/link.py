@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from localfirst.asking import Resolution, resolve_conflicts
 from localfirst.errors import (
     ConfigurationError,
+    DecryptionError,
     LocalFirstError,
     RemoteRejected,
     RemoteUnavailable,
@@ -242,13 +243,22 @@ class Link:
         elif isinstance(notice, Lost):
             self._emit(notice.key, notice.session_id, SessionEvent.REMOTE_LOST, notice.reason)
         else:
+            self._local.view(
+                notice.key, notice.aside.session_id
+            ).look_again()  # It may be neither read nor written now.
             self._emit(notice.key, notice.aside.session_id, SessionEvent.QUARANTINED, notice.aside.reason)
         return False
 
     def _on_settled(self, settled: Settled) -> bool:
         """Changes of others have come, or ours were admitted. Tells whether a function had something to add to that."""
+        self.synced[settled.key] = time.time()
+        try:
+            return self._hear(settled)
+        except DecryptionError:  # Whoever reads it is told; what was sent needs no key.
+            return False
+
+    def _hear(self, settled: Settled) -> bool:
         key, before, after = settled
-        self.synced[key] = time.time()
         heard, admitted = self._listeners.any_for(key), after.acked > before.acked
         news = self._local.news(key, before) if heard else []
         resolved = self._resolve(key, after.session_id, news) if admitted else []

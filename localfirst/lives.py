@@ -10,27 +10,28 @@ from collections.abc import Iterable
 
 from localfirst.change import BEGIN, MAIN_BRANCH, TOUCH, Change, decode_change, derived_id, may_be_touch
 from localfirst.clock import CentralTime, unpack_ms
+from localfirst.codec import Codec
 from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_touch
 from localfirst.log import Log
 from localfirst.records import Head, SessionKey, number
 from localfirst.renumber import renumber
 
 
-def ttl_set_by(changes: Iterable[bytes]) -> int | None:
+def ttl_set_by(codec: Codec, changes: Iterable[bytes]) -> int | None:
     """The ttl that changes (wire bytes) set last, milliseconds; None: they set none."""
     found = None
     for data in filter(may_be_touch, changes):
-        change = decode_change(data)
+        change = codec.decode(data)
         if change.kind == TOUCH:
             ttl = decode_touch(change.body).ttl
             found = found if ttl is None else ttl
     return found
 
 
-def touched(lifetime: Lifetime, changes: Iterable[bytes]) -> Lifetime:
+def touched(codec: Codec, lifetime: Lifetime, changes: Iterable[bytes]) -> Lifetime:
     """What is set for a session after changes (wire bytes)."""
     for data in filter(may_be_touch, changes):
-        change = decode_change(data)
+        change = codec.decode(data)
         if change.kind == TOUCH:
             lifetime = decode_touch(change.body).applied(lifetime)
     return lifetime
@@ -93,7 +94,8 @@ def end_life(log: Log, key: SessionKey, head: Head, *, keep: int | None = None, 
 
 
 def _renamed(log: Log, key: SessionKey, head: Head, keep: int, origin: str) -> list[Change]:
-    changes = [decode_change(data) for data in log.run(key, keep - 1, 1 << 62) if data]
+    codec = log.codec(head.session_id)
+    changes = [codec.decode(data) for data in log.run(key, keep - 1, 1 << 62) if data]
     if not changes:
         return []
     restated = head.lifetime != FOR_EVER

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from localfirst import outbox, volumes
 from localfirst.aside import Quarantine
 from localfirst.clock import CentralTime, HybridClock
+from localfirst.codec import Vault
 from localfirst.errors import LocalFirstError, StoreBusy, StoreClosed
 from localfirst.events import Listeners, News, SessionEvent, news_of
 from localfirst.fold import Fold
@@ -53,6 +54,7 @@ class Local:
         listeners: Listeners,
         resolvers: Resolvers | None = None,
         size_limit: int | None = None,
+        vault: Vault | None = None,
     ) -> None:
         self._path = path
         self._namespace = namespace
@@ -61,7 +63,7 @@ class Local:
         self._told = False
         self._unended: list[tuple[SessionKey, int]] = []
         rows = open_rows(path / "data", fsync=fsync, told=self._on_damage)
-        self.log = Log(rows)
+        self.log = Log(rows, vault)
         self.identity = Identity(rows)
         self.quarantine = Quarantine(rows)
         self.turns = Turns(self.log)

@@ -24,7 +24,8 @@ from typing import Final
 
 import msgspec
 
-from localfirst.change import END, Change, encode_change
+from localfirst.change import END, Change
+from localfirst.codec import Codec, Vault
 from localfirst.decoding import decode_head, decode_here, decode_own, decode_page, encode
 from localfirst.holes import head_of_changes, mark_holes, slots_above
 from localfirst.lifetime import Lifetime
@@ -62,8 +63,13 @@ _ROWS_AT_ONCE: Final = 64
 class Log:
     """The sessions of one directory. Calls raise `StoreBusy` rather than wait, see `localfirst.rows.patiently`."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, vault: Vault | None = None) -> None:
         self.rows = rows
+        self._vault = vault or Vault()
+
+    def codec(self, session_id: str) -> Codec:
+        """How the changes of a session are written."""
+        return self._vault.codec(session_id)
 
     # What an agent's calls need.
 
@@ -93,21 +99,22 @@ class Log:
                 self.rows.put(HEAD + key, encode(made))
         return made is not None
 
-    def append(self, key: SessionKey, slot: int, changes: Sequence[Change], lifetime: Lifetime | None = None) -> bool:
-        """Store changes of this replica from a slot on, all or none. False: it is taken, read the rest first.
+    def append(self, key: SessionKey, slot: int, changes: Sequence[bytes], lifetime: Lifetime | None = None) -> bool:
+        """Store changes of this replica (wire encoding) from a slot on, all or none. False: it is taken, read the rest
+        first.
 
         `lifetime`: what they set for the session; None: nothing.
         """
         upper = span(CHANGE + key)[1]
         try:
             if len(changes) == 1 and lifetime is None:
-                self.rows.insert_last(slot_key(key, slot), encode_change(changes[0]), upper)
+                self.rows.insert_last(slot_key(key, slot), changes[0], upper)
                 return True
             with self.rows.transaction():
                 if lifetime is not None and (head := self.head(key)) is not None:
                     self.rows.put(HEAD + key, encode(msgspec.structs.replace(head, lifetime=lifetime)))
                 for place, change in enumerate(changes, start=slot):
-                    self.rows.insert_last(slot_key(key, place), encode_change(change), upper)
+                    self.rows.insert_last(slot_key(key, place), change, upper)
         except RowExists:
             return False
         return True
@@ -202,11 +209,18 @@ class Log:
             self.rows.put(HEAD + key, encode(after))
             return after
 
+    def lock(self, key: SessionKey, key_id: str) -> None:
+        """Note that a key is needed to go on with a session."""
+        with self.rows.transaction():
+            if (head := self.head(key)) is not None:
+                self.rows.put(HEAD + key, encode(msgspec.structs.replace(head, locked=key_id)))
+
     def _rename(self, key: SessionKey, head: Head, rename: Rename) -> Head:
         """Pending changes move behind all slots that were ever used, so that nobody takes one of the old slots."""
         rows = [(slot, value) for slot, value in self._slots(key, rename.start - 1) if value]
         last = self.last_slot(key)
-        changes = {slot: decode_own(self.rows, value) for slot, value in rows}
+        codec = self.codec(head.session_id)
+        changes = {slot: decode_own(self.rows, codec, value) for slot, value in rows}
         staying = {slot: change for slot, change in changes.items() if slot in rename.drop | rename.same}
         ended = {change.turn for change in staying.values() if change.kind == END}
         moved = [
@@ -220,7 +234,7 @@ class Log:
         mark = last + 1
         self.rows.insert(slot_key(key, mark), b"")
         for slot, change in enumerate(renamed, start=mark + 1):
-            self.rows.insert(slot_key(key, slot), encode_change(change))
+            self.rows.insert(slot_key(key, slot), codec.encode(change))
         self.rows.delete_range(*span(CHANGE + key, rename.start - 1, last))
         return msgspec.structs.replace(
             head,
@@ -238,8 +252,9 @@ class Log:
         after = msgspec.structs.replace(after, volume=os.urandom(VOLUME_BYTES))
         self.rows.put(GARBAGE + key + before.volume, b"")
         self.rows.insert(slot_key(key, after.offset), b"")
+        codec = self.codec(after.session_id)
         for slot, change in enumerate(pending, start=after.offset + 1):
-            self.rows.insert(slot_key(key, slot), encode_change(change))
+            self.rows.insert(slot_key(key, slot), codec.encode(change))
         for kind in (HERE, ASIDE, VOID) if pending else (HERE, ASIDE, VOID, TURN):
             if self.rows.has_more(*span(kind + key), 0):
                 self.rows.delete_range(*span(kind + key))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 
+from localfirst.keys import Key, KeyRing
 from localfirst.options import Durability, RemoteLoss, WorkerKind
 from localfirst.resolvers import Resolver
 from localfirst.store import Store
@@ -25,6 +26,7 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     ttl: timedelta | float | None = None,
     item_ttl: timedelta | float | None = None,
     size_limit: int | None = None,
+    encryption_key: Key | KeyRing | None = None,
 ) -> Store:
     """Open the store in a directory, made with mode 0700 if it is missing.
 
@@ -57,6 +59,9 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
       nothing while the central store can't be reached, or if there is none: at the limit, writes raise `StoreFull`
       (deleting a session works). `SessionEvent.STORE_FILLING` comes before, at 80 %. The process that syncs the
       directory must be given the limit, too. None: no limit.
+    - `encryption_key`: a key, or a `KeyRing`: items and metadata are sealed with it before they reach disk or network.
+      Whoever shares the sessions needs the same key, also the process that syncs the directory. See
+      `docs/encryption.md`.
 
     Raises `ConfigurationError` for what can't work, whatever the network does.
 
@@ -83,4 +88,5 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
         ttl=ttl,
         item_ttl=item_ttl,
         size_limit=size_limit,
+        encryption_key=encryption_key,
     )

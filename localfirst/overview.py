@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from localfirst.clock import moment, pack, utc
+from localfirst.errors import DecryptionError
 from localfirst.fold import Fold
 from localfirst.link import Link
 from localfirst.local import Local
@@ -64,7 +65,10 @@ def session_info(local: Local, link: Link | None, key: SessionKey, session_id: s
             state="quarantined" if stopped else state,
         )
 
-    return local.glance(key, session_id, look)
+    try:
+        return local.glance(key, session_id, look)
+    except DecryptionError:
+        return SessionInfo(session_id, 0, 0, None, None, view.unsent, "sealed")
 
 
 def in_quarantine(stopped: Stopped) -> list[Quarantined]:

@@ -82,6 +82,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """It was evicted: what is up to the floor is in the central store, and not on this disk, nor is a checkpoint."""
     time: int = 0
     """Of a stub: the timestamp of the newest change that it had."""
+    locked: str = ""
+    """The id of the key that is needed for what comes next in the central log, and was not here."""
 
     @property
     def ttl(self) -> int:
@@ -174,6 +176,10 @@ class Aside(msgspec.Struct, frozen=True):
     """The central store has lost the session, and whether to send it again is for somebody to say."""
     consent: bool = False
     """Somebody said so."""
+    ring: str = ""
+    """The keys that could not open it, see `localfirst.codec.Codec.ring`. Empty: it is not that."""
+    key_id: str = ""
+    """Of the key that is missing."""
 
     @property
     def is_hopeless(self) -> bool:

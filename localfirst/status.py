@@ -82,7 +82,7 @@ class SessionInfo:
     """If nothing is written to it until then (UTC); None: never."""
     pending: int
     """Changes made here that are not known to be in the central store."""
-    state: Literal["local", "pending", "synced", "evicted", "quarantined"]
+    state: Literal["local", "pending", "synced", "evicted", "quarantined", "sealed"]
     """local: never in a central store. pending: changes wait for it. synced: none does. evicted: it is fetched at the
     next access, see `size_limit`; `items` and `bytes` count what was added since. quarantined: see
     `Store.quarantined`."""

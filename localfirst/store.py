@@ -15,9 +15,11 @@ from platformdirs import user_data_path
 
 from localfirst.change import check_session_id
 from localfirst.clock import moment, pack
+from localfirst.codec import Vault
 from localfirst.errors import ConfigurationError, LocalFirstError
 from localfirst.events import Listeners, SessionEvent
 from localfirst.giving_up import give_up
+from localfirst.keys import Key, KeyRing, key_ring
 from localfirst.lifetime import Wish
 from localfirst.link import Link, connector
 from localfirst.local import Local
@@ -56,11 +58,12 @@ class Store:
         ttl: timedelta | float | None,
         item_ttl: timedelta | float | None,
         size_limit: int | None,
+        encryption_key: Key | KeyRing | None,
     ) -> None:
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
         check_options(remote, namespace, worker, durability, poll_interval, sync_interval, on_remote_loss)
         check_size_limit(size_limit)
-        checked = Resolvers(resolvers)
+        checked, vault = Resolvers(resolvers), Vault(namespace, key_ring(encryption_key))
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
         self._listeners = Listeners()
@@ -74,6 +77,7 @@ class Store:
             listeners=self._listeners,
             resolvers=checked,
             size_limit=size_limit,
+            vault=vault,
         )
         self._link = found and Link(
             self.path,
@@ -193,7 +197,7 @@ class Store:
         for key, session_id in self._local.sessions(prefix):
             info = session_info(self._local, self._link, key, session_id, stopped=key in stopped)
             if info.updated_at is None:
-                if key in stopped and least is None:
+                if (key in stopped or info.state == "sealed") and least is None:
                     yield info
                 continue  # Else it was only asked for.
             if least is None or now - info.updated_at >= least:

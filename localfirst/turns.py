@@ -127,8 +127,9 @@ class Turns:
         """End a turn that was left behind; in one step, so that a process that lives after all knows when it writes."""
         while (head := self._log.head(key)) is not None:
             last = self._log.last_slot(key)
+            ending = self._log.codec(head.session_id).encode(_ending(head, last, self._log.change(key, last), turn))
             with self._rows.transaction():
-                if self._log.append(key, last + 1, [_ending(head, last, self._log.change(key, last), turn)]):
+                if self._log.append(key, last + 1, [ending]):
                     self._delete(key, turn)
                     return
         self.close(key, turn)

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from localfirst.change import BEGIN, MAIN_BRANCH, OF_A_BRANCH, TOUCH, Admitted, Change, decode_change
-from localfirst.checkpoint import decode_state
+from localfirst.change import BEGIN, MAIN_BRANCH, OF_A_BRANCH, TOUCH, Admitted, Change
 from localfirst.clock import CentralTime, HybridClock, moment, unpack_ms
 from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt, of_session
 from localfirst.fold import VOID, Effect, Fold
@@ -74,6 +73,7 @@ class View:
         """It was dropped here, since somebody asked last."""
         self._listening = listening
         self._log = log
+        self._codec = log.codec(head.session_id)
         self._clock = clock
         self._key = key
         self._head = head
@@ -94,6 +94,12 @@ class View:
         self._read(until)
         return self.visible()
 
+    def look_again(self) -> None:
+        """Let the next call look at the disk, whatever it does."""
+        with self.lock:
+            self.loaded = False
+            self._checked.clear()
+
     def check_whole(self) -> None:
         """Raise `Evicted` if only what is pending is here, as of the last look."""
         if self._head.stub:
@@ -104,6 +110,8 @@ class View:
     def visible(self) -> Fold:
         """What of that which was read last has not expired. Hold `lock`."""
         fold = self.fold
+        if self._head.locked and not self._codec.has(self._head.locked):
+            raise self._codec.lacks(self._head.locked)
         if fold.next_expiry or fold.lifetime.ttl:
             now = self._time.now()
             fold.expire(now)
@@ -216,7 +224,7 @@ class View:
             for change in changes:
                 self.fold.pend(change)
                 done += 1
-            if self._log.append(self._key, self._slot + 1, changes, lifetime):
+            if self._log.append(self._key, self._slot + 1, [self._codec.encode(each) for each in changes], lifetime):
                 self._slot += len(changes)
                 self._renewed = unpack_ms(changes[-1].time)
                 self.size += sum(len(change.body) + _ITEM_OVERHEAD for change in changes)
@@ -282,7 +290,7 @@ class View:
         elif rest.whole and head.stub:
             self.fold.seq, self.fold.lifetime = head.floor, head.lifetime
         rows = dict(rest.changes)
-        own = {slot: decode_change(data) for slot, data in rows.items() if data}
+        own = {slot: self._codec.decode(data) for slot, data in rows.items() if data}
         self._admit([page for page in rest.pages if until is None or page.first <= until], own)
         self._slot = max(self._slot, head.bottom, head.offset, head.slot(self.fold.counter(head.origin)))
         for slot in sorted(rows):
@@ -307,7 +315,7 @@ class View:
         return known
 
     def _restore(self, checkpoint: bytes) -> None:
-        awaiting, self.fold = self.fold.awaiting, decode_state(checkpoint).fold
+        awaiting, self.fold = self.fold.awaiting, self._codec.decode_state(checkpoint).fold
         self.fold.awaiting = awaiting
         self.size = sum(len(item.data) + _ITEM_OVERHEAD for item in self.fold.each_item().values())
 
@@ -339,7 +347,7 @@ class View:
         return Effect(effect.change, conflict=effect.conflict) if effect.conflict is not None else None
 
     def _entries(self, page: Page, own: dict[int, Change]) -> list[Admitted]:
-        entries = [Admitted(entry.seq, entry.admitted_at, _decoded(entry.data)) for entry in page.foreign]
+        entries = [Admitted(entry.seq, entry.admitted_at, self._decoded(entry.data)) for entry in page.foreign]
         for first in page.own:
             for place in range(first.count):
                 slot = first.slot + place
@@ -349,6 +357,9 @@ class View:
                 entries.append(Admitted(first.seq + place, first.admitted_at, change or VOID))  # Folded already: void.
         entries.sort()
         return entries
+
+    def _decoded(self, data: bytes) -> Change:
+        return self._codec.decode(data) if data else VOID
 
     def _forget(self) -> None:
         self.fold, self._slot, self.size, self.loaded = self._new_fold(), 0, 0, False
@@ -361,10 +372,6 @@ class View:
         fold = Fold()
         fold.awaiting = None if self.conflicts is None else {}
         return fold
-
-
-def _decoded(data: bytes) -> Change:
-    return decode_change(data) if data else VOID
 
 
 def _corrupt(head: Head, error: LocalFirstError) -> LocalFirstError:

@@ -6,7 +6,7 @@ import logging
 import time
 from functools import partial
 
-from localfirst.errors import RemoteRejected, of_session
+from localfirst.errors import DecryptionError, LocalFirstError, RemoteRejected, of_session
 from localfirst.records import Aside, Direction, Head, SessionKey
 from localfirst.version import VERSION
 from sync.retry import patiently
@@ -17,7 +17,11 @@ _logger = logging.getLogger("localfirst.sync")
 
 
 class PutAside(Exception):
-    """What was asked for is put aside."""
+    """What was asked for is put aside, because of an error."""
+
+    def __init__(self, error: LocalFirstError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Asides:
@@ -31,11 +35,12 @@ class Asides:
     def load(self) -> list[tuple[SessionKey, Direction]]:
         """What is stopped, as any process or an earlier run left it; returns what may go on since the last look.
 
-        Another version tries again.
+        Another version tries again, and whoever has other keys.
         """
         stopped = {}
         for place, aside in self._site.quarantine.all(self._site.namespace).items():
-            if (aside.lost and not self._site.ask) or (aside.version != VERSION and not aside.lost):
+            other_keys = aside.ring and aside.ring != self._site.log.codec(aside.session_id).ring
+            if (aside.lost and not self._site.ask) or ((aside.version != VERSION or other_keys) and not aside.lost):
                 self._site.quarantine.release(*place)
             elif not aside.consent:
                 stopped[place] = aside
@@ -54,14 +59,16 @@ class Asides:
     def check(self, key: SessionKey, direction: Direction) -> None:
         """Raise `PutAside` if a session can't be synced in a direction."""
         if (aside := self.stopped.get((key, direction))) is not None:
-            raise PutAside(aside.reason)
+            raise PutAside(error_of(aside))
 
     async def put(self, refused: dict[tuple[SessionKey, Direction], Refusal]) -> None:
         """All at once: who sees one direction of a session stopped, and acts, has seen both."""
         asides: dict[tuple[SessionKey, Direction], Aside] = {}
         for (key, direction), refusal in refused.items():
             if (head := await self._site.head(key)) is not None:
-                asides[key, direction] = _aside(head, direction, refusal)
+                asides[key, direction] = self._aside(head, direction, refusal)
+                if isinstance(refusal.error, DecryptionError) and refusal.error.key_id and direction == "pull":
+                    await patiently(partial(self._site.log.lock, key, refusal.error.key_id))
         if asides:
             await patiently(partial(self._site.quarantine.put_all, asides))
         self.stopped |= asides
@@ -71,26 +78,32 @@ class Asides:
                 _logger.error("can't be synced (%s): %s", " and ".join(why), aside.reason)
                 self._site.tell(Stopped(key, aside))
 
+    def _aside(self, head: Head, direction: Direction, refusal: Refusal) -> Aside:
+        return Aside(
+            namespace=head.namespace,
+            session_id=head.session_id,
+            direction=direction,
+            reason=of_session(head.session_id, str(refusal.error)),
+            since=time.time(),
+            version=VERSION,
+            place=refusal.place,
+            count=refusal.changes,
+            mark=refusal.mark,
+            lost=refusal.lost,
+            ring=self._site.codec(head).ring if isinstance(refusal.error, DecryptionError) else "",
+            key_id=refusal.error.key_id if isinstance(refusal.error, DecryptionError) else "",
+        )
+
     async def stuck(self) -> dict[SessionKey, Refusal]:
         """What of the central store is put aside, and why."""
         asides = await patiently(partial(self._site.quarantine.all, self._site.namespace))
         return {
-            key: Refusal(RemoteRejected(aside.reason), lost=aside.lost)
+            key: Refusal(error_of(aside), lost=aside.lost)
             for (key, direction), aside in asides.items()
             if direction == "pull" and not aside.consent
         }
 
 
-def _aside(head: Head, direction: Direction, refusal: Refusal) -> Aside:
-    return Aside(
-        namespace=head.namespace,
-        session_id=head.session_id,
-        direction=direction,
-        reason=of_session(head.session_id, str(refusal.error)),
-        since=time.time(),
-        version=VERSION,
-        place=refusal.place,
-        count=refusal.changes,
-        mark=refusal.mark,
-        lost=refusal.lost,
-    )
+def error_of(aside: Aside) -> LocalFirstError:
+    """What to tell who asks for a session that is put aside."""
+    return DecryptionError(aside.reason, aside.key_id) if aside.ring else RemoteRejected(aside.reason)

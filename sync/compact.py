@@ -14,7 +14,8 @@ import msgspec
 
 from localfirst import volumes
 from localfirst.change import Admitted, decode_change
-from localfirst.checkpoint import State, decode_state, encode_state, hash_of
+from localfirst.checkpoint import State, hash_of
+from localfirst.codec import Codec
 from localfirst.errors import RemoteRejected, of_session
 from localfirst.fold import VOID
 from localfirst.log import Log
@@ -31,16 +32,16 @@ live, if that is less."""
 _logger: Final = logging.getLogger("localfirst.sync")
 
 
-async def load_state(site: Site, key: SessionKey, volume: bytes) -> State:
-    """What the checkpoint of a volume holds; an empty state if it has none."""
-    data = await patiently(partial(volumes.checkpoint, site.log, key, volume))
-    return State() if data is None else decode_state(data)
+async def load_state(site: Site, key: SessionKey, head: Head) -> State:
+    """What the checkpoint of a session holds; an empty state if it has none."""
+    data = await patiently(partial(volumes.checkpoint, site.log, key, head.volume))
+    return State() if data is None else site.codec(head).decode_state(data)
 
 
-def admit(state: State, entries: list[Kept]) -> None:
+def admit(codec: Codec, state: State, entries: list[Kept]) -> None:
     """Fold entries into a state."""
     state.admit(
-        Admitted(entry.seq, entry.admitted_at, decode_change(entry.data) if entry.data else VOID) for entry in entries
+        Admitted(entry.seq, entry.admitted_at, codec.decode(entry.data) if entry.data else VOID) for entry in entries
     )
 
 
@@ -74,7 +75,7 @@ async def compact(site: Site, key: SessionKey, head: Head) -> bool:
     ends = await patiently(partial(volumes.page_ends, site.log, key, head))
     upto = next((end for end in ends if end >= head.seq - site.limits.keep), head.seq)
     folded = await _fold(site, key, head, upto)
-    data = encode_state(folded.state)
+    data = site.codec(head).encode_state(folded.state)
     if len(data) + site.limits.compact_bytes > folded.bytes:
         return False
     if folded.author == head.origin:
@@ -92,7 +93,7 @@ async def fold_expired(site: Site, key: SessionKey, head: Head, *, alone: bool =
     if upto <= head.floor:
         return False
     folded = await _fold(site, key, head, upto)
-    data = encode_state(folded.state)
+    data = site.codec(head).encode_state(folded.state)
     if not alone:
         await _share(site, head, upto, folded.digest, data)
     if not await _take(site, key, head, upto, folded, data):
@@ -118,7 +119,7 @@ def _expired_up_to(log: Log, key: SessionKey, head: Head, now: int) -> int:
 
 
 async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
-    folded = Folded(await load_state(site, key, head.volume), head.floor_digest)
+    folded = Folded(await load_state(site, key, head), head.floor_digest)
     folded.bottom = head.bottom
     digest = head.floor_digest
     async for page in site.pages(key, head.volume):
@@ -126,7 +127,7 @@ async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
         digest = digest_after_kept(digest, entries)
         if entries[-1].seq > upto:
             continue
-        admit(folded.state, entries)
+        admit(site.codec(head), folded.state, entries)
         folded.digest = digest
         folded.bytes += sum(len(entry.data) for entry in entries)
         folded.author = decode_change(entries[-1].data).origin if entries[-1].data else ""

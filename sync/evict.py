@@ -121,7 +121,7 @@ class Evictor:
         try:
             newest = await patiently(partial(volumes.newest, self._site.log, key, head))
             if not newest and not head.stub:
-                newest = (await load_state(self._site, key, head.volume)).fold.time
+                newest = (await load_state(self._site, key, head)).fold.time
             await patiently(partial(self._site.log.evict, key, head, max(newest, head.time)))
         except LocalFirstError as error:  # It is damaged; whoever reads it will be told.
             _logger.warning("session %r can't be evicted: %s", head.session_id, error)

@@ -46,7 +46,7 @@ async def with_pending(site: Site, key: SessionKey, head: Head) -> Head:
     """A head that tells what was set by what was admitted, with what is pending on top."""
     lifetime, after = head.lifetime, max(head.acked, head.bottom)
     while pending := await patiently(partial(site.log.run, key, after, site.limits.run_changes)):
-        lifetime, after = touched(lifetime, pending), after + len(pending)
+        lifetime, after = touched(site.codec(head), lifetime, pending), after + len(pending)
     return msgspec.structs.replace(head, lifetime=lifetime)
 
 

@@ -99,6 +99,7 @@ class Puller:
             spent=head.spent + stretch.spent,
             lifetime=stretch.lifetime,
             expires_at=pulled.expires_at,
+            locked="",
         )
         if after.lifetime != head.lifetime:
             after = await with_pending(self._site, key, after)

@@ -104,9 +104,8 @@ class Pusher:
             await self._adopt(key, head)
             return None
         fresh, generation = head.generation is None, head.generation or new_id()
-        run = Run(
-            head.session_id, generation, fresh, head.origin, head.counter(after + 1), changes, ttl_set_by(changes)
-        )
+        ttl = ttl_set_by(self._site.codec(head), changes)
+        run = Run(head.session_id, generation, fresh, head.origin, head.counter(after + 1), changes, ttl)
         run.hashes  # noqa: B018 - here, session by session: the agent's thread gets its turn between them
         return _Batch(key, head, run, sum(map(len, changes)), more)
 
@@ -213,7 +212,7 @@ class Pusher:
             digest=outcome.digest,
             acked=head.acked + count,
             spent=head.spent + sum(spent_by(decode_change(data)) for data in run.changes),
-            lifetime=touched(head.lifetime, run.changes),
+            lifetime=touched(self._site.codec(head), head.lifetime, run.changes),
             expires_at=outcome.expires_at,
         )
         await self._settler.settle(key, head, after, result, page)

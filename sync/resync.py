@@ -21,8 +21,8 @@ from localfirst.change import (
     extend_digest,
     new_id,
 )
-from localfirst.checkpoint import State, decode_state, encode_state, hash_of, merge_states
-from localfirst.errors import MalformedChange, RemoteRejected, RemoteUnavailable
+from localfirst.checkpoint import State, hash_of, merge_states
+from localfirst.errors import DecryptionError, MalformedChange, RemoteRejected, RemoteUnavailable
 from localfirst.holes import first_hole, slots_above
 from localfirst.lifetime import Lifetime
 from localfirst.records import Head, Kept, Rename, SessionKey
@@ -53,7 +53,7 @@ class Lacking(RemoteRejected):
 class Unreadable(Exception):
     """An entry of the central log can't be read."""
 
-    def __init__(self, error: MalformedChange, seq: int, mark: str) -> None:
+    def __init__(self, error: MalformedChange | DecryptionError, seq: int, mark: str) -> None:
         super().__init__(str(error))
         self.error, self.seq, self.mark = error, seq, mark
 
@@ -94,6 +94,7 @@ class _Copy:
         self._site = site
         self._key = key
         self._head = head
+        self._codec = site.codec(head)
         self._remote: RemoteHead | None = None
         self._seq = 0
         self._digest = self._floor_digest = EMPTY_DIGEST
@@ -150,7 +151,7 @@ class _Copy:
         checkpoint = await self._site.central.checkpoint(self._head.session_id)
         if checkpoint is None or checkpoint.generation != remote.generation:
             raise Changed
-        state = decode_state(checkpoint.data)
+        state = self._codec.take_state(checkpoint.data)
         self._checkpoint, self._remote = state, remote
         self._seq = self._floor = checkpoint.seq
         self._digest = self._floor_digest = checkpoint.digest
@@ -193,7 +194,7 @@ class _Copy:
         """Whether something that is folded here, and not to be had change by change, is not in the central log."""
         if not self._head.floor or self._head.stub:
             return False
-        state = await load_state(self._site, self._key, self._head.volume)
+        state = await load_state(self._site, self._key, self._head)
         return any(counter > self._seen.get(origin, 0) for origin, counter in state.fold.counters.items())
 
     async def _replace(self) -> None:
@@ -206,7 +207,7 @@ class _Copy:
         else:
             await self._fold_on(theirs)
             ours = merge_states(ours, theirs)
-        data = encode_state(ours)
+        data = self._codec.encode_state(ours)
         checkpoint = Checkpoint(new_id(), ours.fold.seq, extend_digest(EMPTY_DIGEST, 0, [data]), data)
         fold = ours.fold
         await self._site.central.put_checkpoint(
@@ -214,11 +215,11 @@ class _Copy:
         )
 
     async def _folded_here(self) -> State:
-        state = await load_state(self._site, self._key, self._head.volume)
+        state = await load_state(self._site, self._key, self._head)
         async for entries in self._site.kept(self._key, self._head.volume):
             for entry in entries:
                 if not self._is_anothers(entry):
-                    admit(state, [entry._replace(seq=state.fold.seq + 1)])
+                    admit(self._codec, state, [entry._replace(seq=state.fold.seq + 1)])
         return state
 
     def _is_adrift(self, change: Change, stretch: Unsent) -> bool:
@@ -239,7 +240,7 @@ class _Copy:
         async for entries in self._site.kept(self._key, self.volume):
             for entry in entries:
                 if entry.data:
-                    admit(state, [entry._replace(seq=state.fold.seq + 1)])
+                    admit(self._codec, state, [entry._replace(seq=state.fold.seq + 1)])
 
     async def _send_lacking(self) -> bool:
         """Push what is known here and not there, in the order in which it was known."""
@@ -265,7 +266,7 @@ class _Copy:
             raise Changed  # What was in a life that ended since is not sent into another.
 
     async def _lacking(self, generation: str) -> AsyncIterator[Run]:
-        stretch = Unsent(self._site.limits)
+        stretch = Unsent(self._site.limits, self._codec)
         async for entries in self._site.kept(self._key, self._head.volume):
             for entry in entries:
                 if not entry.data:
@@ -314,6 +315,7 @@ class _Copy:
             spent=self._spent,
             lifetime=self._lifetime,
             expires_at=self._expires_at,
+            locked="",
             stub=False,
             time=0,
         )

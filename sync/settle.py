@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from localfirst import volumes
-from localfirst.errors import MalformedChange, RemoteRejected, StoreCorrupt
+from localfirst.errors import DecryptionError, MalformedChange, RemoteRejected, StoreCorrupt, of_session
 from localfirst.records import Direction, Head, Page, Rename, SessionKey
 from sync.central.base import Ended
 from sync.compact import compact
@@ -123,9 +123,8 @@ class Settler:
         try:
             return await step
         except Unreadable as error:
-            told = MalformedChange(f"session {head.session_id!r}: change {error.seq} in the central log: {error}")
-            refusal = Refusal(told, error.seq, mark=error.mark)
-        except (MalformedChange, StoreCorrupt, RemoteRejected) as error:
+            refusal = _of_change(head, error)
+        except (MalformedChange, DecryptionError, StoreCorrupt, RemoteRejected) as error:
             refusal = Refusal(error, lost=isinstance(error, Lacking))
         if isinstance(refusal.error, StoreCorrupt) and await self._site.head(key) != head:
             result.pull.add(key)  # Another process replaced what was being read.
@@ -135,3 +134,16 @@ class Settler:
         if direction == "push":  # To push, the central log would have to be read first.
             result.refused[key, "push"] = refusal._replace(place=0, changes=0, mark="")
         return None
+
+
+def _of_change(head: Head, error: Unreadable) -> Refusal:
+    """What is wrong with one change. Of one that only lacks its key nothing is to be given up: it is to be had."""
+    told = f"change {error.seq} in the central log: {str(error).removeprefix(of_session(head.session_id, ''))}"
+    found = error.error
+    if isinstance(found, DecryptionError):
+        return Refusal(
+            DecryptionError(of_session(head.session_id, told), found.key_id),
+            error.seq,
+            mark="" if found.key_id else error.mark,
+        )
+    return Refusal(MalformedChange(of_session(head.session_id, told)), error.seq, mark=error.mark)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from localfirst import volumes
 from localfirst.aside import Quarantine
 from localfirst.clock import CentralTime
+from localfirst.codec import Codec
 from localfirst.identity import Identity
 from localfirst.log import Log
 from localfirst.records import Aside, Head, Kept, Page, SessionKey
@@ -100,6 +101,10 @@ class Site:
     def quarantine(self) -> Quarantine:
         """What of the directory is stopped."""
         return Quarantine(self.log.rows)
+
+    def codec(self, head: Head) -> Codec:
+        """How the changes of a session are written."""
+        return self.log.codec(head.session_id)
 
     async def head(self, key: SessionKey) -> Head | None:
         """The head of a session."""

@@ -11,7 +11,8 @@ import msgspec
 
 from localfirst.change import APPEND, CLEAR, DROP, FORK, REMOVE, TOUCH, Change, decode_change, hash_changes
 from localfirst.checkpoint import hash_of
-from localfirst.errors import MalformedChange
+from localfirst.codec import Codec
+from localfirst.errors import DecryptionError, MalformedChange
 from localfirst.fold import check
 from localfirst.lifetime import FOR_EVER, Lifetime, decode_touch
 from localfirst.records import Foreign, Head, OwnRange, Page, SessionKey
@@ -50,7 +51,7 @@ class Stretch:
     """How many entries they made needless, roughly."""
     lifetime: Lifetime = FOR_EVER
     """What is set for the session after them."""
-    poison: MalformedChange | None = None
+    poison: MalformedChange | DecryptionError | None = None
     """Why the entry after them can't be read."""
 
 
@@ -65,19 +66,23 @@ async def read_stretch(
 ) -> Stretch:
     """The entries after a seq, up to the first that can't be read. `twin`, `lifetime`: as they are known from what came
     before; None: from the head."""
-    reader = _Reader(head, await patiently(partial(site.quarantine.skipped, key)))
+    reader = _Reader(head, site.codec(head), await patiently(partial(site.quarantine.skipped, key)))
     reader.stretch.twin = twin
     reader.stretch.lifetime = head.lifetime if lifetime is None else lifetime
     decoded: list[tuple[LogEntry, Change | None]] = []
     for place, entry in enumerate(entries, start=after + 1):
         try:
             decoded.append((entry, reader.decode(place, entry)))
-        except MalformedChange as error:
+        except (MalformedChange, DecryptionError) as error:
             reader.stretch.poison = error
             break
     rows = await patiently(partial(_own_rows, site, key, head, [change for _, change in decoded if change is not None]))
     for entry, change in decoded:
-        reader.take(entry, change, rows)
+        try:
+            reader.take(entry, change, rows)
+        except DecryptionError as error:
+            reader.stretch.poison = error
+            break
     return reader.stretch
 
 
@@ -110,9 +115,10 @@ def _is_own(head: Head, change: Change) -> bool:
 
 
 class _Reader:
-    def __init__(self, head: Head, skipped: frozenset[str]) -> None:
+    def __init__(self, head: Head, codec: Codec, skipped: frozenset[str]) -> None:
         self.stretch = Stretch()
         self._head = head
+        self._codec = codec
         self._skipped = skipped
         self._turns = OpenTurns()
         self._author = ""
@@ -126,12 +132,21 @@ class _Reader:
         if self._skipped and hash_of(entry.data) in self._skipped:
             return None
         change = decode_change(entry.data)
-        if change.origin != self._head.origin:
-            check(change)
+        if change.origin == self._head.origin:
+            return self._codec.opened(change)
+        self._codec.check_sealed(change)
+        change = self._codec.opened(change)
+        check(change)
         return change
 
     def take(self, entry: LogEntry, change: Change | None, rows: dict[int, bytes]) -> None:
         stretch = self.stretch
+        if (
+            change is not None
+            and _is_own(self._head, change)
+            and rows.get(self._head.slot(change.counter)) != entry.data
+        ):
+            self._codec.check_sealed(decode_change(entry.data))  # It was not made here, whatever it says.
         stretch.count += 1
         if change is None:
             stretch.page.foreign.append(Foreign(entry.seq, entry.admitted_at, b"", hash_changes([entry.data])))

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from functools import partial
 
 from localfirst import jsonvalue
-from localfirst.change import APPEND, FORK, Change, branch_id, decode_change, derived_id
+from localfirst.change import APPEND, FORK, Change, branch_id, derived_id, encode_change
 from localfirst.checkpoint import MARKED, State, hash_of
 from localfirst.fold import Fold
 from localfirst.history import Item, ItemId
@@ -21,7 +21,7 @@ from sync.site import Site
 def twin_below(site: Site, key: SessionKey, head: Head, state: State, *, same_life: bool) -> int | None:
     """The first slot above what is known to be admitted whose change is not surely the one that was folded into a
     state. `same_life`: what is folded is of the life of the session that is followed here."""
-    log = site.log
+    log, codec = site.log, site.codec(head)
     counter, mark = state.fold.counter(head.origin), state.marks.get(head.origin)
     # What another life of the log took proves nothing of this one: a copy of this directory may have begun it.
     acked = head.acked if same_life else 0
@@ -31,12 +31,12 @@ def twin_below(site: Site, key: SessionKey, head: Head, state: State, *, same_li
     # Twins have the same changes up to some place: the last that is the same proves all before it.
     for each in range(counter, max(head.counter(known), counter - MARKED), -1):
         found = log.change(key, head.slot(each))
-        if found is not None and mark is not None and mark.hash_at(each) == hash_of(found):
+        if found is not None and mark is not None and mark.hash_at(each) == hash_of(encode_change(codec.decode(found))):
             return None if each == counter else head.slot(each + 1)
     shown = state.fold.each_item()
     for slot in range(known + 1, head.slot(counter) + 1):
         found = log.change(key, slot)
-        if found is None or not _is_shown(decode_change(found), state.fold, shown):
+        if found is None or not _is_shown(codec.decode(found), state.fold, shown):
             return slot
     return None
 

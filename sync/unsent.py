@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from localfirst.codec import Codec
 from localfirst.lives import ttl_set_by
 from localfirst.turns import OpenTurns
 from sync.central.base import Run
@@ -11,8 +12,9 @@ from sync.site import Limits
 class Unsent:
     """Consecutive changes of one origin that are to be pushed together."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, codec: Codec) -> None:
         self._limits = limits
+        self._codec = codec
         self.changes: list[bytes] = []
         self._origin = ""
         self._first = 0
@@ -43,6 +45,7 @@ class Unsent:
 
     def run(self, session_id: str, generation: str, *, fresh: bool) -> Run:
         """All of them, to be pushed; then there are none."""
-        run = Run(session_id, generation, fresh, self._origin, self._first, self.changes, ttl_set_by(self.changes))
+        ttl = ttl_set_by(self._codec, self.changes)
+        run = Run(session_id, generation, fresh, self._origin, self._first, self.changes, ttl)
         self.changes, self._size = [], 0
         return run

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 from localfirst import volumes
 from localfirst.change import EMPTY_DIGEST
-from localfirst.checkpoint import decode_state, hash_of
-from localfirst.errors import LocalFirstError, MalformedChange, RemoteRejected
+from localfirst.checkpoint import hash_of
+from localfirst.errors import DecryptionError, LocalFirstError, MalformedChange, RemoteRejected
 from localfirst.records import Head, SessionKey, digest_after_kept, session_key
 from sync.central.base import Head as RemoteHead
 from sync.central.base import Want
@@ -162,7 +162,8 @@ async def _digest_here(site: Site, key: SessionKey, head: Head) -> int:
     async for entries in site.kept(key, head.volume):
         digest, seq = digest_after_kept(digest, entries), entries[-1].seq
     data = await patiently(partial(volumes.checkpoint, site.log, key, head.volume))
-    folded = data is not None and decode_state(data).fold.seq == head.floor and hash_of(data) == head.floor_hash
+    codec = site.codec(head)
+    folded = data is not None and codec.decode_state(data).fold.seq == head.floor and hash_of(data) == head.floor_hash
     if head.stub:  # What was folded is in the central store only.
         return digest if seq == head.seq and data is None else -1
     return digest if seq == head.seq and folded == bool(head.floor) else -1
@@ -171,7 +172,7 @@ async def _digest_here(site: Site, key: SessionKey, head: Head) -> int:
 async def _problem_in(site: Site, head: Head, remote: RemoteHead) -> str:
     try:
         found = await _digest_there(site, head, remote)
-    except (MalformedChange, RemoteRejected) as error:
+    except (MalformedChange, DecryptionError, RemoteRejected) as error:
         return f"the central log can't be read: {error}"
     return "" if found == remote.digest else "the central log is not what its own digest says"
 
@@ -179,7 +180,7 @@ async def _problem_in(site: Site, head: Head, remote: RemoteHead) -> str:
 async def _digest_there(site: Site, head: Head, remote: RemoteHead) -> int:
     checkpoint = await site.central.checkpoint(head.session_id)
     digest, seq = (checkpoint.digest, checkpoint.seq) if checkpoint else (EMPTY_DIGEST, 0)
-    if checkpoint is not None and decode_state(checkpoint.data).fold.seq != seq:
+    if checkpoint is not None and site.codec(head).take_state(checkpoint.data).fold.seq != seq:
         raise RemoteRejected(f"its checkpoint is not one of change {seq}")
     while seq < remote.seq:
         want = Want(head.session_id, remote.generation, seq, digest)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from localfirst.errors import of_session
+from localfirst.errors import RemoteRejected, of_session
 from localfirst.records import Head, SessionKey, session_key
 from localfirst.turns import Turns
 from sync.agenda import Agenda
@@ -109,7 +109,7 @@ class Work:
         self._asides.check(key, "pull")
         head = await self._site.head(key)
         if head is not None and head.stub:
-            raise PutAside(of_session(session_id, "the central store does not have it now"))
+            raise PutAside(RemoteRejected(of_session(session_id, "the central store does not have it now")))
 
     async def pull_everything(self) -> None:
         """Bring all here that the central store has."""

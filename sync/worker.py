@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from localfirst import outbox
-from localfirst.errors import LocalFirstError, RemoteRejected, RemoteUnavailable, SessionDeleted, StoreMoved, of_session
+from localfirst.errors import LocalFirstError, RemoteUnavailable, SessionDeleted, StoreMoved, of_session
 from localfirst.records import Head, SessionKey, session_key
 from sync.agenda import Agenda
-from sync.asides import Asides, PutAside
+from sync.asides import Asides, PutAside, error_of
 from sync.contact import Contact
 from sync.leader import Leadership
 from sync.retry import LONGEST_WAIT, for_ever, patiently
@@ -154,7 +154,7 @@ class Worker:
             await self._insist(self._work.pull_everything)
             for (_, direction), aside in self._asides.stopped.items():
                 if direction == "pull":
-                    raise RemoteRejected(aside.reason)
+                    raise error_of(aside)
         else:
             await self._insist(lambda: self._work.pull_one(session_id))
 
@@ -330,7 +330,7 @@ class Worker:
                         await self._contact.identify()
                 await work()
             except PutAside as error:  # One bad session says nothing of the store.
-                raise RemoteRejected(str(error)) from None
+                raise error.error from None
             except LocalFirstError as error:
                 self._failed(error)
                 raise

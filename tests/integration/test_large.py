@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from localfirst.change import APPEND, MAIN_BRANCH, Change
+from localfirst.change import APPEND, MAIN_BRANCH, Change, encode_change
 from localfirst.identity import Identity
 from localfirst.log import Log
 from localfirst.records import Head, SessionKey, session_key
@@ -57,7 +57,7 @@ def fill(log: Log, key: SessionKey, count: int) -> None:
             Change(origin, counter, counter << 16, 0, MAIN_BRANCH, APPEND, BODY)
             for counter in range(start, min(start + 5_000, count + 1))
         ]
-        assert log.append(key, start, changes)
+        assert log.append(key, start, [encode_change(change) for change in changes])
 
 
 async def push_all(replicator: Replicator, key: SessionKey, rounds: int = 1 << 30) -> int:

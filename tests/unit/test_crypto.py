@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localfirst.crypto import OVERHEAD, SEALED, KeyRing, SessionKeys, key_of
+from localfirst.crypto import OVERHEAD, SEALED, SessionKeys, key_of, session_keys
 from localfirst.errors import ConfigurationError, DecryptionError
+from localfirst.keys import KeyRing
 
 ONE, TWO = bytes(range(32)), bytes(range(1, 33))
-KEYS = KeyRing(ONE).masters("default").of("default", "s")
+KEYS = session_keys(KeyRing(ONE).masters("default"), "default", "s")
 
 
 def keys(*ring: bytes | str, namespace: str = "default", session: str = "s") -> SessionKeys:
-    return KeyRing(ring).masters(namespace).of(namespace, session)
+    return session_keys(KeyRing(ring).masters(namespace), namespace, session)
 
 
 @given(st.binary(), st.binary())
@@ -75,11 +76,11 @@ def test_the_first_key_seals_and_all_open() -> None:
 
 def test_a_session_has_keys_of_its_own() -> None:
     masters = KeyRing(ONE, sessions={"own": [TWO]}).masters("default")
-    sealed = masters.of("default", "own").seal(b"", b"body")
+    sealed = session_keys(masters, "default", "own").seal(b"", b"body")
     assert keys(TWO, session="own").open(b"", sealed) == b"body"
     with pytest.raises(DecryptionError, match="not here"):
         keys(ONE, session="own").open(b"", sealed)
-    assert masters.of("default", "other").open(b"", keys(ONE, session="other").seal(b"", b"x")) == b"x"
+    assert session_keys(masters, "default", "other").open(b"", keys(ONE, session="other").seal(b"", b"x")) == b"x"
 
 
 def test_a_key_may_be_written_in_base64() -> None:
@@ -125,7 +126,8 @@ def test_shows_no_key() -> None:
     passphrase = "correct horse battery staple"
     ring = KeyRing([ONE, passphrase], sessions={"own": TWO})
     masters = ring.masters("default")
-    shown = f"{ring!r} {masters!r} {masters.of('default', 's')!r} {ring._keys!r} {vars(masters.of('default', 's'))!r}"
-    for secret in (passphrase, repr(ONE), ONE.hex(), repr(TWO), repr(masters.keys[1])):
+    derived = session_keys(masters, "default", "s")
+    shown = f"{ring!r} {masters!r} {derived!r} {ring._keys!r} {vars(derived)!r}"
+    for secret in (passphrase, repr(ONE), ONE.hex(), repr(TWO), repr(masters.keys[1]), repr(derived._newest.bodies)):
         assert secret not in shown
     assert repr(ring) == "KeyRing(2 keys, 1 session has others)"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from localfirst import outbox, volumes
-from localfirst.change import APPEND, MAIN_BRANCH, Change
+from localfirst.change import APPEND, MAIN_BRANCH, Change, encode_change
 from localfirst.errors import StoreCorrupt
 from localfirst.log import Log
 from localfirst.records import CHANGE, GARBAGE, HEAD, NO_VOLUME, PAGE, Head, OwnRange, Page, Rename, number, session_key
@@ -24,7 +24,8 @@ def log(tmp_path: Path) -> Iterator[Log]:
     rows = Rows(tmp_path / "data")
     made = Log(rows)
     made.create(KEY, Head("default", "s", "me"))
-    assert made.append(KEY, 1, [Change("me", counter, 0, 0, MAIN_BRANCH, APPEND, b'["x"]') for counter in (1, 2)])
+    both = [Change("me", counter, 0, 0, MAIN_BRANCH, APPEND, b'["x"]') for counter in (1, 2)]
+    assert made.append(KEY, 1, [encode_change(change) for change in both])
     assert move(made, Page([OwnRange(1, 0, 1, 1)], []), seq=1, acked=1)
     yield made
     rows.close()

@@ -1,0 +1,196 @@
+"""Sealed sessions, with real stores: nobody without the key reads them, and nothing happens to them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import localfirst
+from localfirst import DecryptionError, KeyRing, SessionEvent
+from tests.integration.stores import Open, contents
+
+PATIENCE = 60.0
+KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
+CANARY = "canary-7f3a"
+
+
+@pytest.fixture(params=["redis", "postgres", "directory"])
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "directory":
+        return (tmp_path / "central").as_uri()
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+def write(session: localfirst.Session) -> None:
+    session.add_message("user", f"{CANARY} hello")
+    session.set(f"{CANARY}-key", {CANARY: 1}, merge="merge")
+    session.increment(f"{CANARY}-count")
+    session.add_message("assistant", f"{CANARY} popped")
+    session.pop_message()
+    session.branch(f"{CANARY}-branch")
+
+
+def seen(session: localfirst.Session) -> tuple[object, ...]:
+    return contents(session), session.metadata(), [branch.name for branch in session.branches()]
+
+
+def test_devices_with_the_key_share_sealed_sessions(opened: Open, remote: str) -> None:
+    a, b = opened("a", remote, encryption_key=KEY), opened("b", remote, encryption_key=KEY)
+    write(a.session("s"))
+    a.flush(PATIENCE)
+    b.refresh(PATIENCE)
+    assert seen(b.session("s")) == seen(a.session("s"))
+    assert contents(b.session("s")) == [f"{CANARY} hello"]
+    b.session("s").add_message("user", "more")
+    b.flush(PATIENCE)
+    a.refresh(PATIENCE)
+    assert seen(b.session("s")) == seen(a.session("s"))
+    assert a.verify().ok
+
+
+def test_nothing_of_it_is_on_disk_in_the_clear(opened: Open, tmp_path: Path) -> None:
+    central = (tmp_path / "central").as_uri()
+    for name in ("a", "b"):
+        store = opened(name, central, encryption_key=KEY)
+        write(store.session(name))
+        store.flush(PATIENCE)
+        store.refresh(PATIENCE)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        assert CANARY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("key", [None, OTHER, "another passphrase"])
+def test_who_lacks_the_key_is_told_and_changes_nothing(opened: Open, remote: str, key: bytes | str | None) -> None:
+    a = opened("a", remote, encryption_key=KEY)
+    a.session("s").add_message("user", "hello")
+    a.flush(PATIENCE)
+    b = opened("b", remote, encryption_key=key)
+    told: list[tuple[str, str]] = []
+    b.on(SessionEvent.QUARANTINED, lambda *arguments: told.append(arguments))
+    session = b.session("s", hydrate_timeout=PATIENCE)
+    for call in (
+        session.get_messages,
+        session.pop_message,
+        session.clear,
+        session.metadata,
+        lambda: asyncio.run(session.get_items()),
+        lambda: session.add_message("user", "mine"),
+    ):
+        with pytest.raises(DecryptionError, match=r"session 's'.*sealed with key") as caught:
+            call()
+        assert len(caught.value.key_id) == 8
+    with pytest.raises(DecryptionError, match="session 's'"):
+        b.refresh(PATIENCE)
+    assert [session_id for session_id, _ in told] == ["s"]
+    assert [each.session_id for each in b.quarantined()] == ["s"]
+    assert [info.state for info in b.sessions()] == ["sealed"]
+    b.session("own").add_message("user", "goes on")
+    b.flush(PATIENCE)
+    assert contents(b.session("own")) == ["goes on"]
+    b.close()
+    b = opened("b", remote, encryption_key=KeyRing([KEY, *([key] if key else [])], plain=True))
+    b.refresh(PATIENCE)
+    assert contents(b.session("s")) == ["hello"]
+    assert contents(b.session("own")) == ["goes on"]
+    assert b.quarantined() == []
+    a.refresh(PATIENCE, session_id="s")
+    assert contents(a.session("s")) == ["hello"]
+
+
+@pytest.mark.parametrize("key", [None, OTHER])
+def test_a_disk_can_t_be_read_with_another_key(opened: Open, key: bytes | None) -> None:
+    store = opened("a", None)
+    store.session("plain").add_message("user", "for all")
+    store.close()
+    store = opened("a", None, encryption_key=KEY)
+    store.session("s").add_message("user", "hello")
+    assert contents(store.session("plain")) == ["for all"]
+    store.close()
+    store = opened("a", None, encryption_key=key)
+    session = store.session("s")
+    for call in (session.get_messages, session.pop_message, session.clear, lambda: session.add_message("user", "x")):
+        with pytest.raises(DecryptionError, match="session 's'"):
+            call()
+    assert contents(store.session("plain")) == ["for all"]
+    assert {info.session_id: info.state for info in store.sessions()} == {"plain": "local", "s": "sealed"}
+    store.close()
+    store = opened("a", None, encryption_key=KEY)
+    assert contents(store.session("s")) == ["hello"]
+
+
+def test_what_is_pending_goes_up_without_the_key(opened: Open, remote: str) -> None:
+    a = opened("a", remote, encryption_key=KEY, worker="none")
+    a.session("s").add_message("user", "hello")
+    a.close(timeout=0)
+    a = opened("a", remote)
+    a.flush(PATIENCE)
+    b = opened("b", remote, encryption_key=KEY)
+    b.refresh(PATIENCE)
+    assert contents(b.session("s")) == ["hello"]
+
+
+def test_who_has_no_key_can_delete(opened: Open, remote: str) -> None:
+    a = opened("a", remote, encryption_key=KEY)
+    a.session("s").add_message("user", "hello")
+    a.flush(PATIENCE)
+    a.close()
+    a = opened("a", remote)
+    a.delete("s")
+    a.flush(PATIENCE)
+    b = opened("b", remote, encryption_key=KEY)
+    b.refresh(PATIENCE)
+    assert list(b.sessions()) == []
+
+
+def test_what_others_wrote_without_a_key_is_not_taken(opened: Open, remote: str) -> None:
+    a, b = opened("a", remote), opened("b", remote, encryption_key=KEY)
+    a.session("s").add_message("user", "anybody may have written this")
+    a.flush(PATIENCE)
+    with pytest.raises(DecryptionError, match="not sealed"):
+        b.refresh(PATIENCE)
+    assert contents(b.session("s")) == []
+    (aside,) = b.quarantined()
+    assert "not sealed" in aside.reason
+    b.close()
+    b = opened("b", remote, encryption_key=KeyRing(KEY, plain=True))
+    b.refresh(PATIENCE)
+    assert contents(b.session("s")) == ["anybody may have written this"]
+
+
+def test_replicas_that_mix_are_told(opened: Open, remote: str) -> None:
+    plain, sealed = opened("plain", remote), opened("sealed", remote, encryption_key=KeyRing(KEY, plain=True))
+    plain.session("s").add_message("user", "plain")
+    plain.flush(PATIENCE)
+    sealed.refresh(PATIENCE)
+    sealed.session("s").add_message("user", "sealed")
+    sealed.flush(PATIENCE)
+    with pytest.raises(DecryptionError):
+        plain.refresh(PATIENCE)
+    assert ["sealed with key" in aside.reason for aside in plain.quarantined()] == [True]
+    with pytest.raises(DecryptionError):
+        plain.session("s").add_message("user", "more")
+
+
+def test_sealed_logs_are_folded_and_sealed_checkpoints_read(opened: Open, remote: str) -> None:
+    a = opened("a", remote, encryption_key=KEY)
+    session = a.session("s")
+    for number in range(400):
+        session.set(f"{CANARY}-{number % 3}", "x" * 200 + str(number))
+        if number % 40 == 0:
+            a.flush(PATIENCE)
+    a.flush(PATIENCE)
+    head = a._local.log.head(session._key)
+    assert head is not None
+    assert head.floor > 0, "it was folded"
+    b = opened("b", remote, encryption_key=KEY)
+    b.refresh(PATIENCE)
+    assert b.session("s").metadata() == session.metadata()
+    lacking = opened("c", remote)
+    with pytest.raises(DecryptionError):
+        lacking.refresh(PATIENCE)
+    with pytest.raises(DecryptionError):
+        lacking.session("s").metadata()
