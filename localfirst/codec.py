@@ -86,6 +86,14 @@ class Codec:
             raise self._not_sealed("its checkpoint in the central store")
         return self.decode_state(data)
 
+    def is_newest(self, data: bytes) -> bool:
+        """Whether a change (wire bytes) is sealed with the newest key."""
+        return self.keys is None or self.keys.is_newest(decode_change(data).body)
+
+    def is_newest_state(self, data: bytes) -> bool:
+        """Whether a checkpoint is."""
+        return self.keys is None or self.keys.is_newest(data)
+
     def same(self, one: bytes, other: bytes) -> bool:
         """Whether two changes (wire bytes) are one, by whichever keys they are sealed."""
         return one == other or self.decode(one) == self.decode(other)

@@ -130,6 +130,21 @@ class SessionCheck:
 
 
 @dataclass(frozen=True)
+class RotateReport:
+    """What `Store.rotate` came to."""
+
+    sessions: int
+    """That it looked at."""
+    left: dict[str, str]
+    """Those of which something is still sealed with an older key, or not at all, and why. Rotate again."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing needs an older key any more, here and in the central store."""
+        return not self.left
+
+
+@dataclass(frozen=True)
 class VerifyReport:
     """What `Store.verify` found."""
 

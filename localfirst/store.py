@@ -345,6 +345,38 @@ class Store:
             )
         return VerifyReport([SessionCheck(*difference) for difference in found])
 
+    def rotate(
+        self, timeout: float | None = None, *, progress: Callable[[int, int], object] = lambda done, total: None
+    ) -> RotateReport:
+        """Seal everything with the newest key: what older keys sealed, and what was written without one.
+
+        On this disk and in the central store, online: others go on reading and writing. Each device does it for its own
+        disk, once all of them have the new key in their rings; when all reports are `ok`, the old key is needed for
+        nothing. What is pending is sent first; `progress(done, total)` counts sessions. Can be repeated, and goes on
+        where it was interrupted. Times and errors as for `refresh`; `ConfigurationError` without a key, or if the
+        central store that this directory follows is not named.
+
+        >>> store.rotate()
+        RotateReport(sessions=0, left={})
+        """
+        link, rotation = self._waitable_link("rotate"), self._rotation(progress)
+        if link is not None:
+            link.ask(lambda worker: worker.rotate(rotation), timeout, link.what_is_missing)
+        else:
+            self._rotate_here(rotation)
+        return RotateReport(len(rotation.done), rotation.left)
+
+    async def arotate(
+        self, timeout: float | None = None, *, progress: Callable[[int, int], object] = lambda done, total: None
+    ) -> RotateReport:
+        """As `rotate`, without blocking the event loop."""
+        link, rotation = self._open_link(), self._rotation(progress)
+        if link is not None:
+            await link.ask_soon(lambda worker: worker.rotate(rotation), timeout, link.what_is_missing)
+        else:
+            await asyncio.to_thread(self._rotate_here, rotation)
+        return RotateReport(len(rotation.done), rotation.left)
+
     def _act(self, session_id: str, act: Callable[[SessionKey], bool]) -> bool:
         self._local.check_open()
         acted = patiently(partial(act, session_key(self.namespace, check_session_id(session_id))))

@@ -103,11 +103,14 @@ class Turns:
         with self._rows.transaction():
             self._delete(key, turn)
 
-    def left_behind(self, directory: Path) -> Iterator[tuple[SessionKey, int]]:
-        """The turns whose process is gone, or has not written for long."""
+    def left_behind(self, directory: Path, namespace: str) -> Iterator[tuple[SessionKey, int]]:
+        """The turns in sessions of a namespace whose process is gone, or has not written for long."""
         alive: dict[str, bool] = {}
         for row_key, value in self._rows.range(*span(TURN)):
             owner, key = self._decode(value).owner, row_key[1 : 1 + KEY_BYTES]
+            head = self._log.head(key)
+            if head is not None and head.namespace != namespace:
+                continue  # It may be sealed with keys that are not here.
             if owner not in alive:
                 alive[owner] = _is_alive(directory, owner)
             if not alive[owner] or self._is_idle(key, row_key):

@@ -74,13 +74,13 @@ async def compact(site: Site, key: SessionKey, head: Head) -> bool:
     """
     ends = await patiently(partial(volumes.page_ends, site.log, key, head))
     upto = next((end for end in ends if end >= head.seq - site.limits.keep), head.seq)
-    folded = await _fold(site, key, head, upto)
+    folded = await fold(site, key, head, upto)
     data = site.codec(head).encode_state(folded.state)
     if len(data) + site.limits.compact_bytes > folded.bytes:
         return False
     if folded.author == head.origin:
-        await _share(site, head, upto, folded.digest, data)
-    return await _take(site, key, head, upto, folded, data)
+        await share(site, head, upto, folded.digest, data)
+    return await take(site, key, head, upto, folded, data)
 
 
 async def fold_expired(site: Site, key: SessionKey, head: Head, *, alone: bool = False) -> bool:
@@ -92,11 +92,11 @@ async def fold_expired(site: Site, key: SessionKey, head: Head, *, alone: bool =
     upto = await patiently(partial(_expired_up_to, site.log, key, head, site.time.now()))
     if upto <= head.floor:
         return False
-    folded = await _fold(site, key, head, upto)
+    folded = await fold(site, key, head, upto)
     data = site.codec(head).encode_state(folded.state)
     if not alone:
-        await _share(site, head, upto, folded.digest, data)
-    if not await _take(site, key, head, upto, folded, data):
+        await share(site, head, upto, folded.digest, data)
+    if not await take(site, key, head, upto, folded, data):
         return False
     await patiently(site.log.must_scrub)
     return True
@@ -118,7 +118,8 @@ def _expired_up_to(log: Log, key: SessionKey, head: Head, now: int) -> int:
     return upto
 
 
-async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
+async def fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
+    """Fold what is here of a session's log, up to a seq at which a page ends."""
     folded = Folded(await load_state(site, key, head), head.floor_digest)
     folded.bottom = head.bottom
     digest = head.floor_digest
@@ -138,17 +139,19 @@ async def _fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
     return folded
 
 
-async def _share(site: Site, head: Head, upto: int, digest: int, data: bytes) -> None:
-    """If others were admitted meanwhile, it is refused; the next time will do."""
+async def share(site: Site, head: Head, upto: int, digest: int, data: bytes) -> bool:
+    """Put a checkpoint into the central store. False: if others were admitted meanwhile, it is refused."""
     expected = RemoteHead(head.generation or "", head.seq, head.digest)
     checkpoint = Checkpoint(expected.generation, upto, digest, data)
     try:
-        await site.central.put_checkpoint(head.session_id, expected, checkpoint, {})
+        return await site.central.put_checkpoint(head.session_id, expected, checkpoint, {})
     except RemoteRejected as error:
         _logger.warning("the central store takes no checkpoint: %s", of_session(head.session_id, str(error)))
+        return False
 
 
-async def _take(site: Site, key: SessionKey, head: Head, upto: int, folded: Folded, data: bytes) -> bool:
+async def take(site: Site, key: SessionKey, head: Head, upto: int, folded: Folded, data: bytes) -> bool:
+    """Keep a checkpoint here, and no more than what is behind it. False: the session moved meanwhile."""
     volume = await patiently(partial(volumes.begin, site.log, key))
     await stage_checkpoint(site, key, volume, data)
     async for page in site.pages(key, head.volume):

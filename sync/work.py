@@ -20,6 +20,7 @@ from sync.contact import Contact
 from sync.evict import Evictor
 from sync.replicate import Replicator
 from sync.retry import patiently
+from sync.rotate import Rotation, rotate
 from sync.site import Site
 from sync.verify import Difference, Verifier
 
@@ -135,9 +136,19 @@ class Work:
             heads = [(key, head) for key, head in page if session_id in (None, head.session_id)]
             found += [difference async for difference in verifier.differences(heads)]
 
+    async def rotate(self, rotation: Rotation) -> None:
+        """Seal all with the newest key, see `sync.rotate`."""
+        await self.end_turns()
+        await self.move()
+        await self.sync(await patiently(self._agenda.waiting), set())
+        await self.replicator.discover()
+        keys = [key async for heads in self._pages() for key, _ in heads]
+        await rotate(self._site, self.replicator, keys, rotation)
+        await self.replicator.tidy()
+
     async def end_turns(self) -> None:
         """What a turn wrote whose process is gone goes up."""
-        for key, turn in await patiently(lambda: list(self._turns.left_behind(self._directory))):
+        for key, turn in await patiently(lambda: list(self._turns.left_behind(self._directory, self._site.namespace))):
             await patiently(partial(self._turns.end, key, turn))
             self._agenda.wake()
 

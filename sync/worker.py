@@ -29,6 +29,7 @@ from sync.asides import Asides, PutAside, error_of
 from sync.contact import Contact
 from sync.leader import Leadership
 from sync.retry import LONGEST_WAIT, for_ever, patiently
+from sync.rotate import Rotation
 from sync.site import Site
 from sync.status import WorkerState
 from sync.tasks import end, wait_for_event
@@ -165,6 +166,10 @@ class Worker:
     async def verify(self, found: list[Difference], session_id: str | None, *, full: bool) -> None:
         """Compare what is here with the central store, see `sync.verify`."""
         await self._insist(lambda: self._work.verify(found, session_id, full=full), looks=True)
+
+    async def rotate(self, rotation: Rotation) -> None:
+        """Seal all with the newest key, see `sync.rotate`."""
+        await self._insist(lambda: self._work.rotate(rotation))
 
     async def nudge(self) -> None:
         """Try to reach the central store now."""

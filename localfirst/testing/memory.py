@@ -286,7 +286,7 @@ def _refusal(session: _Session | None, run: Run, acked: int) -> PushStatus | Non
 
 
 def _compact(session: _Session, checkpoint: Checkpoint) -> bool:
-    if not session.floor < checkpoint.seq <= session.seq:
+    if not session.floor <= checkpoint.seq <= session.seq:
         return False
     dropped = checkpoint.seq - session.floor
     session.log, session.digests = session.log[dropped:], session.digests[dropped:]

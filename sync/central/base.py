@@ -208,9 +208,10 @@ class CentralStore(Protocol):
         (None: the session must be missing).
 
         Of the same generation: the changes up to `checkpoint.seq` are dropped; `acked` and `ttl` are not looked at, and
-        the session is not renewed. False, too, if the log's floor is not below that seq, or its end is. Of another, or
-        of a session that was missing: the session is made anew of it in one step, with nothing else left of it: its
-        head is the checkpoint's, its origins are those of `acked` (the highest counter of each), it expires after `ttl`
+        the session is not renewed. False, too, if the log's floor is above that seq, or its end is below; one at the
+        floor takes the place of that which is there (it may be sealed with another key). Of another, or of a session
+        that was missing: the session is made anew of it in one step, with nothing else left of it: its head is the
+        checkpoint's, its origins are those of `acked` (the highest counter of each), it expires after `ttl`
         milliseconds (0: never); watchers get a hint.
         """
         ...

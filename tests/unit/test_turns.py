@@ -105,12 +105,12 @@ def test_a_turn_of_a_process_that_lives_is_waited_for(tmp_path: Path, replica: R
     owner = Owner(tmp_path)
     turns.open(KEY, 5, owner.name())
     assert turns.is_open(KEY, 5)
-    assert list(turns.left_behind(tmp_path)) == []
+    assert list(turns.left_behind(tmp_path, "default")) == []
     owner.release()
-    assert list(turns.left_behind(tmp_path)) == [(KEY, 5)]
+    assert list(turns.left_behind(tmp_path, "default")) == [(KEY, 5)]
     assert turns.is_open(KEY, 5)  # It was only looked for.
     turns.close(KEY, 5)
-    assert list(turns.left_behind(tmp_path)) == []
+    assert list(turns.left_behind(tmp_path, "default")) == []
     assert list(tmp_path.glob("turns-*")) == []
 
 
@@ -144,24 +144,24 @@ def test_the_lock_goes_with_its_process(tmp_path: Path, replica: Replica, turns:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         turns.open(KEY, 5, process.stdout.readline().strip())
-        assert list(turns.left_behind(tmp_path)) == []
+        assert list(turns.left_behind(tmp_path, "default")) == []
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
-    assert list(turns.left_behind(tmp_path)) == [(KEY, 5)]
+    assert list(turns.left_behind(tmp_path, "default")) == [(KEY, 5)]
 
 
 @pytest.mark.parametrize("name", ["", "../escape", "nobody", "a\0b"])
 def test_an_owner_that_can_be_nobody_is_gone(tmp_path: Path, turns: Turns, name: str) -> None:
     (tmp_path / "escape.lock").write_text("mine")
     turns.open(KEY, 5, name)
-    assert list(turns.left_behind(tmp_path)) == [(KEY, 5)]
+    assert list(turns.left_behind(tmp_path, "default")) == [(KEY, 5)]
     assert (tmp_path / "escape.lock").read_text() == "mine"
 
 
 def test_a_turn_that_can_not_be_read_is_told(tmp_path: Path, replica: Replica, turns: Turns) -> None:
     replica.rows.put(TURN + KEY + number(5), b"\xc1")
     with pytest.raises(StoreCorrupt, match="turn"):
-        list(turns.left_behind(tmp_path))
+        list(turns.left_behind(tmp_path, "default"))
 
 
 def test_a_turn_in_which_nothing_is_written_for_long_is_left_behind(
@@ -170,11 +170,11 @@ def test_a_turn_in_which_nothing_is_written_for_long_is_left_behind(
     monkeypatch.setattr("localfirst.turns.IDLE_SECONDS", 0.3)
     owner = Owner(tmp_path)
     turns.open(KEY, 5, owner.name())
-    assert list(turns.left_behind(tmp_path)) == []
-    eventually(lambda: list(turns.left_behind(tmp_path)))
+    assert list(turns.left_behind(tmp_path, "default")) == []
+    eventually(lambda: list(turns.left_behind(tmp_path, "default")))
     replica.add("s", "a write is a sign of life", turn=5)
-    assert list(turns.left_behind(tmp_path)) == []
-    eventually(lambda: list(turns.left_behind(tmp_path)))
+    assert list(turns.left_behind(tmp_path, "default")) == []
+    eventually(lambda: list(turns.left_behind(tmp_path, "default")))
     owner.release()
 
 

@@ -143,7 +143,7 @@ class Logs:
                 self.lives.clear(session_id)
                 session = Session(*checkpoint[:3], admitted_at, dict(acked), ttl=ttl)
                 session.renew()
-            elif session.floor < checkpoint.seq <= session.seq:
+            elif session.floor <= checkpoint.seq <= session.seq:
                 self.lives.drop(session_id, checkpoint.seq)
             else:
                 return False

@@ -437,7 +437,7 @@ begin
     end if;
 
     if found_as.generation = p_generation then
-        if p_seq <= found_as.floor or p_seq > found_as.head then
+        if p_seq < found_as.floor or p_seq > found_as.head then
             return false;
         end if;
         -- Found in their order, that is by the primary key: another index would lead to the whole log.

@@ -65,7 +65,7 @@ if seq < 1 or not is_expected() then
 end
 if not head or head.generation ~= generation then
     replace()
-elseif seq > head.floor and seq <= head.seq then
+elseif seq >= head.floor and seq <= head.seq then
     compact()
 else
     return 0
