@@ -26,10 +26,12 @@ from localfirst.local import Local
 from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, check_size_limit, milliseconds
 from localfirst.overview import in_quarantine, session_info, store_status
 from localfirst.records import Aside, Direction, SessionKey, session_key
+from localfirst.resealing import seal_here_anew
 from localfirst.resolvers import Resolver, Resolvers
+from localfirst.rotation import Progress, Rotation
 from localfirst.rows import patiently
 from localfirst.session import Session
-from localfirst.status import Quarantined, SessionCheck, SessionInfo, StoreStatus, VerifyReport
+from localfirst.status import Quarantined, RotateReport, SessionCheck, SessionInfo, StoreStatus, VerifyReport
 from localfirst.turn import check_no_turn
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Store:
         checked, vault = Resolvers(resolvers), Vault(namespace, key_ring(encryption_key))
         self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
+        self._seals = encryption_key is not None
         self._listeners = Listeners()
         self._closed = False
         self._ttls = milliseconds("ttl", ttl), milliseconds("item_ttl", item_ttl)
@@ -345,9 +348,7 @@ class Store:
             )
         return VerifyReport([SessionCheck(*difference) for difference in found])
 
-    def rotate(
-        self, timeout: float | None = None, *, progress: Callable[[int, int], object] = lambda done, total: None
-    ) -> RotateReport:
+    def rotate(self, timeout: float | None = None, *, progress: Progress | None = None) -> RotateReport:
         """Seal everything with the newest key: what older keys sealed, and what was written without one.
 
         On this disk and in the central store, online: others go on reading and writing. Each device does it for its own
@@ -363,19 +364,22 @@ class Store:
         if link is not None:
             link.ask(lambda worker: worker.rotate(rotation), timeout, link.what_is_missing)
         else:
-            self._rotate_here(rotation)
+            seal_here_anew(self._local, self.namespace, rotation)
         return RotateReport(len(rotation.done), rotation.left)
 
-    async def arotate(
-        self, timeout: float | None = None, *, progress: Callable[[int, int], object] = lambda done, total: None
-    ) -> RotateReport:
+    async def arotate(self, timeout: float | None = None, *, progress: Progress | None = None) -> RotateReport:
         """As `rotate`, without blocking the event loop."""
         link, rotation = self._open_link(), self._rotation(progress)
         if link is not None:
             await link.ask_soon(lambda worker: worker.rotate(rotation), timeout, link.what_is_missing)
         else:
-            await asyncio.to_thread(self._rotate_here, rotation)
+            await asyncio.to_thread(seal_here_anew, self._local, self.namespace, rotation)
         return RotateReport(len(rotation.done), rotation.left)
+
+    def _rotation(self, progress: Progress | None) -> Rotation:
+        if not self._seals:
+            raise ConfigurationError("there is no key to seal with: open the store with encryption_key=")
+        return Rotation(progress)
 
     def _act(self, session_id: str, act: Callable[[SessionKey], bool]) -> bool:
         self._local.check_open()

@@ -7,13 +7,14 @@ answer was lost, it is in the central log as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from localfirst import volumes
 from localfirst.errors import DecryptionError, MalformedChange, RemoteRejected, StoreCorrupt
 from localfirst.records import Head, SessionKey
+from localfirst.rotation import Rotation
 from sync.central.base import Want
 from sync.central.digests import digest_after
 from sync.compact import fold, share, take
@@ -25,56 +26,44 @@ _TRIES: Final = 10
 """How often it is begun again, if others write meanwhile."""
 
 
-class Rotation:
-    """How far it has come."""
-
-    def __init__(self, progress: Callable[[int, int], object]) -> None:
-        self.done: dict[SessionKey, str] = {}
-        self.left: dict[str, str] = {}
-        """Sessions of which something still needs an older key, and why."""
-        self._progress = progress
-
-    def of(self, total: int) -> None:
-        """Tell how far, of how many sessions."""
-        self._progress(len(self.done), total)
-
-
 async def rotate(site: Site, replicator: Replicator, keys: Sequence[SessionKey], rotation: Rotation) -> None:
     """Seal sessions anew, but for those that are done."""
     for key in keys:
-        head = await site.head(key)
-        if key not in rotation.done and head is not None:
-            try:
-                left = await _seal_anew(site, replicator, key)
-            except (DecryptionError, MalformedChange, StoreCorrupt, RemoteRejected) as error:
-                left = str(error)
-            rotation.done[key] = left
-            if left:
-                rotation.left[head.session_id] = left
-        rotation.of(len(keys))
+        if key in rotation.done or (head := await site.head(key)) is None:
+            continue
+        try:
+            left = await _seal_anew(site, replicator, key)
+        except (DecryptionError, MalformedChange, StoreCorrupt, RemoteRejected) as error:
+            left = str(error)
+        rotation.note(key, head.session_id, left, len(keys))
 
 
 async def _seal_anew(site: Site, replicator: Replicator, key: SessionKey) -> str:
     """Returns why something still needs an older key; empty: nothing does."""
-    if await patiently(partial(site.quarantine.skipped, key)):
-        return "changes that can't be read here were given up here, and would be for all: rotate where they can be read"
     for _ in range(_TRIES):
-        if (head := await site.head(key)) is None or head.generation is None:
-            return await _what_waits(site, key)
         if (refused := await _caught_up(replicator, key)) is not None:
             return refused
-        if (head := await site.head(key)) is None or head.stub:
+        if (head := await site.head(key)) is None or head.generation is None:
+            return await _what_waits(site, key)
+        if head.stub:
             continue
         there, here = await _is_new_there(site, head), await _is_new_here(site, key, head)
         if there and here:
             return await _what_waits(site, key)
-        folded = await fold(site, key, head, head.seq)
-        data = site.codec(head).encode_state(folded.state)
-        if not there and not await share(site, head, head.seq, folded.digest, data):
-            continue
-        if await take(site, key, head, head.seq, folded, data):
-            await patiently(site.log.must_scrub)
+        if await patiently(partial(site.quarantine.skipped, key)):
+            return "changes that can't be read were given up here, and would be for all: rotate where they can be read"
+        await _fold_anew(site, key, head, shared=there)
     return "others write to it all the time"
+
+
+async def _fold_anew(site: Site, key: SessionKey, head: Head, *, shared: bool) -> None:
+    """If others write meanwhile, nothing is changed."""
+    folded = await fold(site, key, head, head.seq)
+    data = site.codec(head).encode_state(folded.state)
+    if not shared and not await share(site, head, head.seq, folded.digest, data):
+        return
+    if await take(site, key, head, head.seq, folded, data):
+        await patiently(site.log.must_scrub)
 
 
 async def _caught_up(replicator: Replicator, key: SessionKey) -> str | None:

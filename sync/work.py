@@ -13,6 +13,7 @@ from typing import Final
 
 from localfirst.errors import RemoteRejected, of_session
 from localfirst.records import Head, SessionKey, session_key
+from localfirst.rotation import Rotation
 from localfirst.turns import Turns
 from sync.agenda import Agenda
 from sync.asides import Asides, PutAside
@@ -20,7 +21,7 @@ from sync.contact import Contact
 from sync.evict import Evictor
 from sync.replicate import Replicator
 from sync.retry import patiently
-from sync.rotate import Rotation, rotate
+from sync.rotate import rotate
 from sync.site import Site
 from sync.verify import Difference, Verifier
 

@@ -24,12 +24,12 @@ from typing import Final, NamedTuple
 from localfirst import outbox
 from localfirst.errors import LocalFirstError, RemoteUnavailable, SessionDeleted, StoreMoved, of_session
 from localfirst.records import Head, SessionKey, session_key
+from localfirst.rotation import Rotation
 from sync.agenda import Agenda
 from sync.asides import Asides, PutAside, error_of
 from sync.contact import Contact
 from sync.leader import Leadership
 from sync.retry import LONGEST_WAIT, for_ever, patiently
-from sync.rotate import Rotation
 from sync.site import Site
 from sync.status import WorkerState
 from sync.tasks import end, wait_for_event

@@ -194,3 +194,127 @@ def test_sealed_logs_are_folded_and_sealed_checkpoints_read(opened: Open, remote
         lacking.refresh(PATIENCE)
     with pytest.raises(DecryptionError):
         lacking.session("s").metadata()
+
+
+def rings(first: bytes, *older: bytes) -> KeyRing:
+    return KeyRing([first, *older])
+
+
+def fill(store: localfirst.Store) -> None:
+    for name in ("s", "t", "u"):
+        write(store.session(name))
+        for number in range(30):
+            store.session(name).add_message("user", f"{name} {number}")
+
+
+def test_rotated_stores_need_the_old_key_for_nothing(opened: Open, remote: str) -> None:
+    a, b = opened("a", remote, encryption_key=KEY), opened("b", remote, encryption_key=KEY)
+    fill(a)
+    a.flush(PATIENCE)
+    b.refresh(PATIENCE)
+    b.session("s").add_message("user", "from b")
+    b.flush(PATIENCE)
+    shown = {name: seen(b.session(name)) for name in ("s", "t", "u")}
+    a.close()
+    b.close()
+    told: list[tuple[int, int]] = []
+    a, b = opened("a", remote, encryption_key=rings(OTHER, KEY)), opened("b", remote, encryption_key=rings(OTHER, KEY))
+    assert a.rotate(PATIENCE, progress=lambda *counts: told.append(counts)).ok
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    b.refresh(PATIENCE)
+    assert {name: seen(b.session(name)) for name in shown} == shown, "others read all the time"
+    assert b.rotate(PATIENCE).ok
+    a.close()
+    b.close()
+    for name in ("a", "b", "new"):
+        store = opened(name, remote, encryption_key=OTHER)
+        store.refresh(PATIENCE)
+        assert {name: seen(store.session(name)) for name in shown} == shown
+        assert store.verify(full=True).ok
+        store.session("s").add_message("user", "more")
+        store.flush(PATIENCE)
+        shown["s"] = seen(store.session("s"))
+    assert store.rotate(PATIENCE).ok, "there is nothing to do"
+
+
+def test_rotation_seals_what_was_plain(opened: Open, remote: str, tmp_path: Path) -> None:
+    a = opened("a", remote)
+    write(a.session("s"))
+    a.flush(PATIENCE)
+    a.close()
+    a = opened("a", remote, encryption_key=KEY)
+    assert a.rotate(PATIENCE).ok
+    b = opened("b", remote, encryption_key=KEY)
+    b.refresh(PATIENCE)
+    assert contents(b.session("s")) == [f"{CANARY} hello"]
+    for path in (tmp_path / "a").rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+
+
+def test_rotation_without_a_central_store(opened: Open, tmp_path: Path) -> None:
+    store = opened("a", None)
+    write(store.session("plain"))
+    store.close()
+    store = opened("a", None, encryption_key=KEY)
+    fill(store)
+    store.close()
+    store = opened("a", None, encryption_key=rings(OTHER, KEY))
+    assert store.rotate().ok
+    store.close()
+    for path in (tmp_path / "a").rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    store = opened("a", None, encryption_key=OTHER)
+    assert contents(store.session("plain")) == [f"{CANARY} hello"]
+    assert len(store.session("s")) == 31
+
+
+def test_rotation_says_what_it_can_t_do(opened: Open, remote: str) -> None:
+    with pytest.raises(localfirst.ConfigurationError, match="no key"):
+        opened("none", remote).rotate()
+    a = opened("a", remote, encryption_key=KEY)
+    a.session("s").add_message("user", "hello")
+    a.flush(PATIENCE)
+    a.close()
+    with pytest.raises(localfirst.ConfigurationError, match="follows a central store"):
+        opened("a", None, encryption_key=rings(OTHER, KEY)).rotate()
+    b = opened("b", remote, encryption_key=OTHER)
+    b.session("own").add_message("user", "hello")
+    report = b.rotate(PATIENCE)
+    assert not report.ok
+    assert list(report.left) == ["s"]
+    assert "sealed with key" in report.left["s"]
+
+
+def test_rotation_goes_on_where_it_was_killed(opened: Open, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = opened("a", redis_url, encryption_key=KEY)
+    fill(a)
+    a.flush(PATIENCE)
+    a.close()
+    a = opened("a", redis_url, encryption_key=rings(OTHER, KEY))
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        a.rotate(PATIENCE, progress=stop)
+    a.close(timeout=0)
+    a = opened("a", redis_url, encryption_key=rings(OTHER, KEY))
+    assert a.rotate(PATIENCE).ok
+    a.close()
+    a = opened("a", redis_url, encryption_key=OTHER)
+    assert [len(a.session(name)) for name in ("s", "t", "u")] == [31, 31, 31]
+
+
+def test_a_session_with_keys_of_its_own_can_be_shredded(opened: Open, remote: str) -> None:
+    own = KeyRing(KEY, sessions={"mine": OTHER})
+    a = opened("a", remote, encryption_key=own)
+    a.session("mine").add_message("user", "mine")
+    a.session("s").add_message("user", "hello")
+    a.flush(PATIENCE)
+    b = opened("b", remote, encryption_key=KEY)
+    with pytest.raises(DecryptionError, match="session 'mine'"):
+        b.refresh(PATIENCE)
+    assert contents(b.session("s")) == ["hello"]
+    with pytest.raises(DecryptionError):
+        b.session("mine").get_messages()

@@ -356,12 +356,12 @@ def _removals_forgotten() -> AbstractContextManager[object]:
 
 @_mutation("folding drops the last page", 9)
 def _tail_dropped() -> AbstractContextManager[object]:
-    take = sync.compact._take
+    take = sync.compact.take
 
     async def mutated(site: Any, key: SessionKey, head: Head, upto: int, *rest: Any) -> bool:
         return await take(site, key, head, head.seq, *rest)
 
-    return patch.object(sync.compact, "_take", mutated)
+    return patch.object(sync.compact, "take", mutated)
 
 
 # Branches.
