@@ -35,6 +35,11 @@ class Codec:
         self._plain = plain
 
     @property
+    def seals(self) -> bool:
+        """Whether there is a key."""
+        return self.keys is not None
+
+    @property
     def ring(self) -> str:
         """Which keys there are; others may open what these can't."""
         return "none" if self.keys is None else f"{self.keys.ids}{' or plain' if self._plain else ''}"
@@ -129,11 +134,6 @@ class Vault:
         self._masters = None if ring is None else ring.masters(namespace)
         self.codec = lru_cache(maxsize=_CODECS)(self._codec)
         """By session id."""
-
-    @property
-    def is_sealing(self) -> bool:
-        """Whether there is a key."""
-        return self._masters is not None
 
     def _codec(self, session_id: str) -> Codec:
         if self._masters is None:

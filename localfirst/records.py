@@ -82,6 +82,9 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """It was evicted: what is up to the floor is in the central store, and not on this disk, nor is a checkpoint."""
     time: int = 0
     """Of a stub: the timestamp of the newest change that it had."""
+    seen: dict[str, int] | None = None
+    """Where there is a key: the last change of each origin in the central log up to `seq`, so that none can be left
+    out. None: that is not known."""
     locked: str = ""
     """The id of the key that is needed for what comes next in the central log, and was not here."""
 

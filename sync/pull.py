@@ -99,6 +99,7 @@ class Puller:
             spent=head.spent + stretch.spent,
             lifetime=stretch.lifetime,
             expires_at=pulled.expires_at,
+            seen=stretch.known,
             locked="",
         )
         if after.lifetime != head.lifetime:

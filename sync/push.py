@@ -21,7 +21,7 @@ from sync.retry import patiently
 from sync.round import Refusal, Round
 from sync.settle import UNKNOWN_OURS, Settler
 from sync.site import Site
-from sync.stretch import MOST_MS, has_all, spent_by
+from sync.stretch import MOST_MS, has_all, seen_after, spent_by
 
 _HOPELESS: Final = 5
 """How often in a row a gap is found in a log that was read anew."""
@@ -214,6 +214,7 @@ class Pusher:
             spent=head.spent + sum(spent_by(decode_change(data)) for data in run.changes),
             lifetime=touched(self._site.codec(head), head.lifetime, run.changes),
             expires_at=outcome.expires_at,
+            seen=seen_after(self._site, head, {run.origin: run.first + count - 1}),
         )
         await self._settler.settle(key, head, after, result, page)
         return True

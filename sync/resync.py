@@ -166,7 +166,7 @@ class _Copy:
 
     async def _take(self, pulled: Pulled) -> None:
         stretch = await read_stretch(
-            self._site, self._key, self._head, self._seq, pulled.entries, self._twin, self._lifetime
+            self._site, self._key, self._head, self._seq, pulled.entries, self._twin, self._lifetime, self._seen
         )
         if stretch.poison is not None:
             entry = pulled.entries[stretch.count]
@@ -315,6 +315,7 @@ class _Copy:
             spent=self._spent,
             lifetime=self._lifetime,
             expires_at=self._expires_at,
+            seen=dict(self._seen) if self._codec.seals else None,
             locked="",
             stub=False,
             time=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -14,6 +14,7 @@ from localfirst.checkpoint import hash_of
 from localfirst.codec import Codec
 from localfirst.errors import DecryptionError, MalformedChange
 from localfirst.fold import check
+from localfirst.history import greatest
 from localfirst.lifetime import FOR_EVER, Lifetime, decode_touch
 from localfirst.records import Foreign, Head, OwnRange, Page, SessionKey
 from localfirst.turns import OpenTurns
@@ -47,6 +48,8 @@ class Stretch:
     """Slots from there on of which it has the same change after all, sent by somebody who knew it."""
     seen: dict[str, int] = field(default_factory=dict)
     """The highest counter of each origin among them."""
+    known: dict[str, int] | None = None
+    """The same of all up to there, if it matters and is known."""
     spent: int = 0
     """How many entries they made needless, roughly."""
     lifetime: Lifetime = FOR_EVER
@@ -63,12 +66,14 @@ async def read_stretch(
     entries: Sequence[LogEntry],
     twin: int | None = None,
     lifetime: Lifetime | None = None,
+    seen: Mapping[str, int] | None = None,
 ) -> Stretch:
-    """The entries after a seq, up to the first that can't be read. `twin`, `lifetime`: as they are known from what came
-    before; None: from the head."""
+    """The entries after a seq, up to the first that can't be read. `twin`, `lifetime`, `seen`: as they are known from
+    what came before; None: from the head."""
     reader = _Reader(head, site.codec(head), await patiently(partial(site.quarantine.skipped, key)))
     reader.stretch.twin = twin
     reader.stretch.lifetime = head.lifetime if lifetime is None else lifetime
+    reader.stretch.known = seen_after(site, head, {}) if seen is None else dict(seen)
     decoded: list[tuple[LogEntry, Change | None]] = []
     for place, entry in enumerate(entries, start=after + 1):
         try:
@@ -80,10 +85,18 @@ async def read_stretch(
     for entry, change in decoded:
         try:
             reader.take(entry, change, rows)
-        except DecryptionError as error:
+        except (MalformedChange, DecryptionError) as error:
             reader.stretch.poison = error
             break
     return reader.stretch
+
+
+def seen_after(site: Site, head: Head, seen: Mapping[str, int]) -> dict[str, int] | None:
+    """The last change of each origin behind a head, when some more were seen; None if that does not matter (nothing is
+    sealed), or is not known."""
+    if not site.codec(head).seals or (head.seen is None and head.seq):
+        return None
+    return greatest(head.seen or {}, seen)
 
 
 async def has_all(site: Site, head: Head, changes: Sequence[bytes]) -> bool:
@@ -147,6 +160,8 @@ class _Reader:
             and rows.get(self._head.slot(change.counter)) != entry.data
         ):
             self._codec.check_sealed(decode_change(entry.data))  # It was not made here, whatever it says.
+        if change is not None:
+            self._check_follows(change)
         stretch.count += 1
         if change is None:
             stretch.page.foreign.append(Foreign(entry.seq, entry.admitted_at, b"", hash_changes([entry.data])))
@@ -161,6 +176,19 @@ class _Reader:
             if not self._turns.follow(entry.data):
                 return
         stretch.whole = stretch.count
+
+    def _check_follows(self, change: Change) -> None:
+        """Nobody can forge what is sealed, but it could be left out."""
+        known = self.stretch.known
+        if known is None:
+            return
+        last = known.get(change.origin, 0)
+        if change.counter > last + 1 and not self._skipped:
+            raise MalformedChange(
+                f"it is change {change.counter} of replica {change.origin!r}, and those after {last} are not there:"
+                " somebody took them out"
+            )
+        known[change.origin] = max(last, change.counter)
 
     def _place(self, entry: LogEntry, change: Change, rows: dict[int, bytes]) -> None:
         stretch, head = self.stretch, self._head

@@ -10,6 +10,7 @@ from localfirst import jsonvalue
 from localfirst.aside import Quarantine
 from localfirst.change import APPEND
 from localfirst.clock import CentralTime, HybridClock, wall_time
+from localfirst.codec import Vault
 from localfirst.identity import Identity
 from localfirst.log import Log
 from localfirst.records import Direction, Head, SessionKey, session_key
@@ -32,10 +33,11 @@ class Replica:
         *,
         ask: bool = False,
         wall: Callable[[], int] = wall_time,
+        vault: Vault | None = None,
     ) -> None:
         self.clock = HybridClock(wall)
         self.rows = Rows(path / "data")
-        self.log = Log(self.rows)
+        self.log = Log(self.rows, vault)
         self.identity = Identity(self.rows)
         self.quarantine = Quarantine(self.rows)
         self.central = MemoryStore(server)
