@@ -18,7 +18,7 @@ LEAST_PASSPHRASE: Final = 8
 
 _SCRYPT: Final = partial(hashlib.scrypt, n=1 << 15, r=8, p=3, maxmem=1 << 26, dklen=KEY_BYTES)
 """A quarter of a second of a server's core, and 32 MB. Others would need another `localfirst.codec.SEALED`."""
-_BASE64: Final = re.compile(rb"[A-Za-z0-9_-]{43}=")
+_BASE64: Final = re.compile(rb"[A-Za-z0-9_/+-]{43}=")
 
 Key = str | bytes
 
@@ -26,11 +26,11 @@ Key = str | bytes
 class KeyRing:
     """The keys of a store: what is written is sealed with the first; what was sealed with any of them can be read.
 
-    A key is 32 bytes, or the same in URL-safe base64 (as Fernet has it), or a passphrase of at least 8 characters,
-    which is as weak as it can be guessed, and takes a quarter of a second when the store is opened. `sessions`: keys of
-    single sessions, which are sealed with no others: without them, such a session is unreadable for good, whatever
-    copies of it there are. `plain`: take from the central store also what was written without a key. Raises
-    `ConfigurationError` for what is no key.
+    A key is 32 bytes, or the same in base64 (as Fernet and `openssl rand -base64 32` have it), or a passphrase of at
+    least 8 characters, which is as weak as it can be guessed, and takes a quarter of a second when the store is opened.
+    `sessions`: keys of single sessions, which are sealed with no others: without them, such a session is unreadable for
+    good, whatever copies of it there are. `plain`: take from the central store also what was written without a key.
+    Raises `ConfigurationError` for what is no key.
 
     >>> KeyRing([bytes(32), "an older passphrase"], sessions={"user-7": KeyRing.generate()})
     KeyRing(2 keys, 1 session has others)
@@ -114,10 +114,10 @@ def _secret(key: object) -> _Secret:
     if isinstance(key, bytes) and len(key) == KEY_BYTES:
         return _Secret(key, False)
     if _BASE64.fullmatch(data):
-        return _Secret(base64.urlsafe_b64decode(data), False)
+        return _Secret(base64.b64decode(data.replace(b"-", b"+").replace(b"_", b"/")), False)
     if isinstance(key, bytes):
         raise ConfigurationError(
-            f"an encryption key of bytes has {KEY_BYTES} of them, or is 44 of URL-safe base64; this has {len(key)}"
+            f"an encryption key of bytes has {KEY_BYTES} of them, or is 44 of base64; this has {len(key)}"
         )
     if len(key) < LEAST_PASSPHRASE:
         raise ConfigurationError(f"a passphrase has at least {LEAST_PASSPHRASE} characters, this has {len(key)}")

@@ -148,9 +148,14 @@ class _Reader:
         if change.origin == self._head.origin:
             return self._codec.opened(change)
         self._codec.check_sealed(change)
-        change = self._codec.opened(change)
-        check(change)
-        return change
+        opened = self._codec.opened(change)
+        try:
+            check(opened)
+        except MalformedChange:
+            if opened is change:
+                raise
+            raise MalformedChange("what is sealed in it is nothing that can be taken") from None  # Nor told.
+        return opened
 
     def take(self, entry: LogEntry, change: Change | None, rows: dict[int, bytes]) -> None:
         stretch = self.stretch

@@ -8,17 +8,20 @@ import logging
 import os
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from localfirst import __version__
+from localfirst.cli import keys
 from localfirst.cli.demo.command import demo
 from localfirst.cli.exits import EXIT_CODES, exit_code
 from localfirst.cli.lives import cleanup, delete
 from localfirst.cli.output import LOST, print_error
 from localfirst.cli.quarantine import quarantine
+from localfirst.cli.rotate import rotate
 from localfirst.cli.sessions import ls, show
 from localfirst.cli.status import status
 from localfirst.cli.sync import sync
@@ -63,10 +66,21 @@ def localfirst(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-file",
+            envvar="LOCALFIRST_KEY_FILE",
+            metavar="FILE",
+            help="Encryption keys of the store, one a line, the newest first. Without it: $LOCALFIRST_KEY.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Local-first sessions for agents: look at a store, sync it, move sessions in and out."""
     # What went wrong is told once, by the command; `sync` sends the log to stderr itself.
     logging.getLogger("localfirst").addHandler(logging.NullHandler())
+    keys.use_file(key_file)
 
 
 app.command(epilog=EXIT_CODES)(demo)
@@ -76,6 +90,7 @@ app.command(epilog=EXIT_CODES)(ls)
 app.command(epilog=EXIT_CODES)(show)
 app.command(epilog=EXIT_CODES)(verify)
 app.add_typer(quarantine)
+app.command(epilog=EXIT_CODES)(rotate)
 app.command(epilog=EXIT_CODES)(delete)
 app.command(epilog=EXIT_CODES)(cleanup)
 app.command(epilog=EXIT_CODES)(reseed)

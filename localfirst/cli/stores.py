@@ -12,6 +12,7 @@ from platformdirs import user_data_path
 
 import localfirst
 from localfirst.cli.exits import NoSession
+from localfirst.cli.keys import key_ring
 from localfirst.damage import note_file
 from localfirst.errors import ConfigurationError
 from localfirst.status import SessionInfo
@@ -52,7 +53,7 @@ def open_local(path: Path, namespace: str) -> Store:
     """Open a store without a central store, whatever the environment says."""
     inherited = os.environ.pop("LOCALFIRST_REMOTE", None)
     try:
-        return localfirst.open(path, namespace=namespace, worker="none")
+        return localfirst.open(path, namespace=namespace, worker="none", encryption_key=key_ring())
     finally:
         if inherited is not None:
             os.environ["LOCALFIRST_REMOTE"] = inherited

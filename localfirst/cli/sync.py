@@ -18,10 +18,11 @@ import localfirst
 from localfirst.cli import stores
 from localfirst.cli.exits import Exit, standing
 from localfirst.cli.interrupts import interruptible
+from localfirst.cli.keys import key_ring
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath, checked_remote
 from localfirst.cli.output import console, count, in_quarantine, print_error, print_json
 from localfirst.cli.status import line
-from localfirst.errors import RemoteRejected
+from localfirst.errors import DecryptionError, RemoteRejected
 from localfirst.options import RemoteLoss
 from localfirst.status import StoreStatus
 
@@ -87,7 +88,13 @@ def _sync_once(
     path: Path, remote: str, namespace: str, timeout: float, loss: RemoteLoss, limit: int | None, as_json: bool
 ) -> None:
     opened = localfirst.open(
-        path, remote=remote, namespace=namespace, worker="none", on_remote_loss=loss, size_limit=limit
+        path,
+        remote=remote,
+        namespace=namespace,
+        worker="none",
+        on_remote_loss=loss,
+        size_limit=limit,
+        encryption_key=key_ring(),
     )
     deadline = time.monotonic() + timeout
     try:
@@ -107,11 +114,11 @@ def _sync_once(
     raise typer.Exit(standing(quarantined=found.quarantined))
 
 
-def _refusal_of(call: Callable[[], None]) -> RemoteRejected | None:
+def _refusal_of(call: Callable[[], None]) -> RemoteRejected | DecryptionError | None:
     """What one session ends a call with, after all others were synced."""
     try:
         call()
-    except RemoteRejected as error:
+    except (RemoteRejected, DecryptionError) as error:
         return error
     return None
 
@@ -121,7 +128,14 @@ def _sync_on(
 ) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     stop = _until_signalled()
-    opened = localfirst.open(path, remote=remote, namespace=namespace, on_remote_loss=loss, size_limit=limit)
+    opened = localfirst.open(
+        path,
+        remote=remote,
+        namespace=namespace,
+        on_remote_loss=loss,
+        size_limit=limit,
+        encryption_key=key_ring(),
+    )
     try:
         _tell_changes(opened, stop, as_json)
     finally:

@@ -16,6 +16,7 @@ import localfirst
 from localfirst.cli import stores
 from localfirst.cli.exits import Exit, standing
 from localfirst.cli.interrupts import interruptible
+from localfirst.cli.keys import key_ring
 from localfirst.cli.options import AsJson, Namespace, Remote, StorePath, checked_remote
 from localfirst.cli.output import console, count, in_quarantine, name, plain, print_error, print_json
 from localfirst.status import SessionCheck, VerifyReport
@@ -54,7 +55,7 @@ def verify(
     with stores.to_read(store, namespace) as opened:
         stores.find(opened, session)
     with interruptible(), _progress():
-        opened = localfirst.open(path, remote=url, namespace=namespace, worker="none")
+        opened = localfirst.open(path, remote=url, namespace=namespace, worker="none", encryption_key=key_ring())
         try:
             report = opened.verify(timeout, session_id=session, full=full)
         finally:

@@ -105,7 +105,7 @@ def test_help_lists_the_commands_there_are_and_their_exit_codes(run: Invoke) -> 
     for name in COMMANDS:
         assert name in text
         assert "Exit codes: 0 it went well" in " ".join(run(name, "--help").output.split())
-    for later in ("rotate", "doctor"):
+    for later in ("doctor",):
         assert later not in text
 
 
