@@ -15,12 +15,6 @@ from localfirst.cli.app import app
 OLD, NEW = KeyRing.generate(), KeyRing.generate()
 
 
-@pytest.fixture(autouse=True)
-def _no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCALFIRST_HOME", "LOCALFIRST_REMOTE", "LOCALFIRST_KEY", "LOCALFIRST_KEY_FILE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A sealed store, in sync with a directory."""
