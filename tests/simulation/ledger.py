@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-import sync.compact
 import sync.resync
 from localfirst.change import Admitted, Change, decode_change
-from localfirst.checkpoint import State, decode_state, encode_state, merge_states
+from localfirst.checkpoint import State, merge_states
+from localfirst.codec import Codec
 from localfirst.errors import MalformedChange
 
 
@@ -74,13 +74,15 @@ def watched_folding(ledger: Ledger) -> Iterator[None]:
         admit(state, admitted)
         _times(state).update(new)
 
-    def encode(state: State) -> bytes:
-        data = encode_state(state)
+    encode_state, decode_state = Codec.encode_state, Codec.decode_state
+
+    def encode(codec: Codec, state: State) -> bytes:
+        data = encode_state(codec, state)
         ledger.note(data, _times(state))
         return data
 
-    def decode(data: bytes) -> State:
-        state = decode_state(data)
+    def decode(codec: Codec, data: bytes) -> State:
+        state = decode_state(codec, data)
         _times(state).update(ledger.folded(data))
         return state
 
@@ -91,8 +93,7 @@ def watched_folding(ledger: Ledger) -> Iterator[None]:
         return merged
 
     fakes: list[tuple[Any, str, Any]] = [(State, "admit", admit_and_note), (sync.resync, "merge_states", merge)]
-    for module in (sync.compact, sync.resync):
-        fakes += [(module, "encode_state", encode), (module, "decode_state", decode)]
+    fakes += [(Codec, "encode_state", encode), (Codec, "decode_state", decode)]
     with ExitStack() as stack:
         for module, name, fake in fakes:
             stack.enter_context(patch.object(module, name, fake))

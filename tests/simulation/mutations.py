@@ -12,12 +12,12 @@ from unittest.mock import patch
 
 import msgspec
 
+import localfirst.codec
 import localfirst.log
 import localfirst.testing.memory
 import sync.compact
 import sync.push
 import sync.stretch
-import tests.simulation.ledger
 from localfirst.branches import Branches, Line
 from localfirst.change import Change, decode_change, encode_change
 from localfirst.checkpoint import State, encode_state
@@ -342,7 +342,7 @@ def _value_forgotten() -> AbstractContextManager[object]:
         state.fold.metadata.pop("max", None)
         return encode_state(state)
 
-    return patch.object(tests.simulation.ledger, "encode_state", mutated)
+    return patch.object(localfirst.codec, "encode_state", mutated)
 
 
 @_mutation("a checkpoint forgets what was removed or cleared early", 6)
@@ -351,7 +351,7 @@ def _removals_forgotten() -> AbstractContextManager[object]:
         state.fold.history.removed_early, state.fold.history.cleared = set(), {}
         return encode_state(state)
 
-    return patch.object(tests.simulation.ledger, "encode_state", mutated)
+    return patch.object(localfirst.codec, "encode_state", mutated)
 
 
 @_mutation("folding drops the last page", 9)
@@ -384,7 +384,7 @@ def _branches_forgotten() -> AbstractContextManager[object]:
         branches._lines = {branches.main.id: branches.main}
         return encode_state(state)
 
-    return patch.object(tests.simulation.ledger, "encode_state", mutated)
+    return patch.object(localfirst.codec, "encode_state", mutated)
 
 
 @contextmanager
