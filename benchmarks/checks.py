@@ -70,6 +70,8 @@ def check_local(results: Results) -> list[Check]:
         Check("add 1 / bare insert", True, 3.0, ratios("add_1", "localfirst", "bare-normal")),
         Check("add 1, full / bare insert, full", True, 1.2, ratios("add_1", "localfirst-full", "bare-full")),
         Check("get 1000 / bare decoding", True, 1.25, ratios("get_1000", "localfirst", "bare-decode")),
+        Check("add 1, sealed / plain", True, 1.4, ratios("add_1", "localfirst-sealed", "localfirst")),
+        Check("get 1000, sealed / plain", True, 2.0, ratios("get_1000", "localfirst-sealed", "localfirst")),
         faster("add_1", "add 1", 10.0),
         faster("add_1", "add 1, full", None, "localfirst-full"),
         faster("get_1000", "get 1000", 3.5),

@@ -20,6 +20,7 @@ PACKAGES: Final = ("localfirst", "openai-agents", "SQLAlchemy", "aiosqlite", "di
 
 Item = dict[str, Any]
 
+_KEY: Final = b"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 _FULL: Final = "fsync every commit"
 _NORMAL: Final = "fsync at checkpoints"
 
@@ -83,8 +84,8 @@ async def opened(system: System, directory: Path) -> AsyncIterator[Database]:
 class LocalFirst(Database):
     """This library without a central store: `benchmarks.beside` measures with one."""
 
-    def __init__(self, directory: Path, durability: Durability) -> None:
-        self._store = localfirst.open(directory / "store", durability=durability)
+    def __init__(self, directory: Path, durability: Durability, key: bytes | None = None) -> None:
+        self._store = localfirst.open(directory / "store", durability=durability, encryption_key=key)
 
     def session(self, session_id: str) -> Conversation:
         return self._store.session(session_id)
@@ -106,6 +107,18 @@ class _Plain(Database):
 
     async def leave(self, session: Any) -> None:
         session.close()
+
+
+class _Encrypted(_Plain):
+    """The same, with the SDK's encryption around it."""
+
+    def session(self, session_id: str) -> Conversation:
+        from agents.extensions.memory import EncryptedSession
+
+        return EncryptedSession(session_id, super().session(session_id), _KEY.decode())  # type: ignore[arg-type]
+
+    async def leave(self, session: Any) -> None:
+        session.underlying_session.close()
 
 
 class _Async(_Plain):
@@ -144,17 +157,22 @@ class _SQLAlchemy(Database):
         await self._engine.dispose()
 
 
-def _localfirst(durability: Durability) -> Callable[[Path], Database]:
-    return lambda directory: LocalFirst(directory, durability)
+def _localfirst(durability: Durability, key: bytes | None = None) -> Callable[[Path], Database]:
+    return lambda directory: LocalFirst(directory, durability, key)
 
 
 NORMAL: Final = System("localfirst", "localfirst", _NORMAL, _localfirst("normal"), "localfirst")
+SEALED: Final = System("localfirst-sealed", "localfirst, sealed", _NORMAL, _localfirst("normal", _KEY), "localfirst")
 FULL: Final = System("localfirst-full", "localfirst, full", _FULL, _localfirst("full"), "localfirst")
 SDK: Final = System("sqlite", "SQLiteSession", _FULL, _Plain)
 SYSTEMS: Final = (
     NORMAL,
     FULL,
+    SEALED,
     SDK,
+    System(
+        "encrypted-sqlite", "EncryptedSession(SQLite)", _FULL, _Encrypted, "agents.extensions.memory.encrypt_session"
+    ),
     System("async-sqlite", "AsyncSQLiteSession", _FULL, _Async, "agents.extensions.memory.async_sqlite_session"),
     System("advanced-sqlite", "AdvancedSQLiteSession", _FULL, _Advanced),
     System("sqlalchemy", "SQLAlchemySession", _FULL, _SQLAlchemy, "agents.extensions.memory.sqlalchemy_session"),

@@ -57,8 +57,7 @@ class Codec:
     def encode(self, change: Change) -> bytes:
         """Wire bytes of a change: the same for equal changes."""
         if self.keys is not None:
-            body = self.keys.seal(_context(change), change.body)
-            change = msgspec.structs.replace(change, body=body)
+            return encode_change(msgspec.structs.replace(change, body=self.keys.seal(_context(change), change.body)))
         return encode_change(change)
 
     def decode(self, data: bytes) -> Change:

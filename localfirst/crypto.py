@@ -8,8 +8,8 @@ send the same bytes.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -60,7 +60,7 @@ class SessionKeys:
         """A body, sealed with the newest key. It can be opened only as what it is: with the same context."""
         key_id, bodies, nonces = self._newest
         header = SEALED + key_id
-        nonce = hmac.digest(nonces, len(context).to_bytes(4, "big") + context + body, "sha256")[:_NONCE]
+        nonce = _hash(nonces, len(context).to_bytes(4, "big") + context + body)[:_NONCE]
         return header + nonce + _cipher(bodies, context).encrypt(nonce, body, header + context)
 
     def open(self, context: bytes, sealed: bytes) -> bytes:
@@ -123,12 +123,17 @@ def missing_key(session_id: str, key_id: bytes) -> DecryptionError:
 
 
 def _cipher(bodies: bytes, context: bytes) -> AESGCM:
-    return AESGCM(hmac.digest(bodies, context, "sha256"))
+    return AESGCM(_hash(bodies, context))
+
+
+def _hash(key: bytes, data: bytes) -> bytes:
+    """Keyed, 32 bytes (RFC 7693); twice as fast as an HMAC."""
+    return blake2b(data, key=key, digest_size=KEY_BYTES).digest()
 
 
 def _derived(master: bytes, namespace: str, session_id: str) -> _Derived:
     """The id of the key is the same in all sessions."""
     info = b"localfirst\0" + namespace.encode() + b"\0" + session_id.encode()
     both = HKDF(SHA256(), 2 * KEY_BYTES, salt=None, info=info).derive(master)
-    key_id = hmac.digest(master, b"localfirst key id", "sha256")[:4]
+    key_id = _hash(master, b"localfirst key id")[:4]
     return _Derived(key_id, both[:KEY_BYTES], both[KEY_BYTES:])
