@@ -93,6 +93,8 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.port = free_port()
         self.traffic = Traffic()
+        self.heard: bytearray | None = None
+        """All that comes, if somebody listens: set it to an empty one."""
         self._target = target
         self._weather = _Weather()
         self._lines: set[_Line] = set()
@@ -252,6 +254,8 @@ class Proxy:
                 line.reset()
                 data = b""
             self._count(line, len(data), is_reply=is_reply)
+            if self.heard is not None:
+                self.heard += data
             await waiting.put((self._weather.due(), data))
 
     def _count(self, line: _Line, size: int, *, is_reply: bool) -> None:

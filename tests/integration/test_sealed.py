@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 import localfirst
 from localfirst import DecryptionError, KeyRing, SessionEvent
+from tests.faults.proxy import Proxy
 from tests.integration.stores import Open, contents
 
 PATIENCE = 60.0
@@ -61,6 +64,29 @@ def test_nothing_of_it_is_on_disk_in_the_clear(opened: Open, tmp_path: Path) -> 
     assert len(files) > 5
     for path in files:
         assert CANARY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("server", ["redis_url", "postgres_url"])
+def test_nothing_of_it_goes_over_the_wire_or_into_the_log_in_the_clear(
+    opened: Open, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, server: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = str(request.getfixturevalue(server))
+    with Proxy(urlsplit(url).port or 0) as proxy:
+        proxy.heard = bytearray()
+        a, b = (opened(name, proxy.url(url), encryption_key=KEY) for name in "ab")
+        for number in range(300):
+            a.session("s").set(f"{CANARY}-{number % 3}", CANARY * 10)
+        write(a.session("s"))
+        a.flush(PATIENCE)
+        b.refresh(PATIENCE)
+        assert seen(b.session("s")) == seen(a.session("s"))
+        assert a.rotate(PATIENCE).ok
+        a.close()
+        b.close()
+        assert len(proxy.heard) > 10_000
+        assert CANARY.encode() not in proxy.heard
+    assert CANARY not in caplog.text
 
 
 @pytest.mark.parametrize("key", [None, OTHER, "another passphrase"])
