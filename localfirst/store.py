@@ -357,8 +357,10 @@ class Store:
         where it was interrupted. Times and errors as for `refresh`; `ConfigurationError` without a key, or if the
         central store that this directory follows is not named.
 
-        >>> store.rotate()
-        RotateReport(sessions=0, left={})
+        >>> import tempfile
+        >>> with localfirst.open(tempfile.mkdtemp(), encryption_key=localfirst.KeyRing.generate()) as sealed:
+        ...     sealed.rotate().ok
+        True
         """
         link, rotation = self._waitable_link("rotate"), self._rotation(progress)
         if link is not None:
