@@ -236,6 +236,34 @@ async def test_a_change_in_an_unknown_encoding_breaks_no_view(store: PostgresSto
     assert await metadata(connection) == {}
 
 
+SEALED = [b"\x01", b"\x01[]", b'\x01{"key":"k"}', b"\x01\xff\x00 key and nonce \x80", b"\x01" * 5_000]
+
+
+async def test_what_is_sealed_is_passed_over(store: PostgresStore, connection: Any) -> None:
+    author, other = Author(store, "user-123", "r1"), Author(store, "sealed", "r1")
+    await said(author, "before")
+    for kind in (APPEND, REMOVE, CLEAR, PUT, DELETE, INCREMENT, FORK, "unknown"):
+        for body in SEALED:
+            await Author(store, f"{kind} {body[:9]!r}", "r1").write(kind, body)
+            await other.write(kind, body)
+            if kind != CLEAR:
+                await author.write(kind, body)
+    await said(author, "after")
+    await author.put("key", 1)
+    for data in SEALED:
+        [head] = await store.heads(["sealed"])
+        assert head is not None
+        floor = head.seq - len(SEALED) + SEALED.index(data)
+        assert await store.put_checkpoint("sealed", head, Checkpoint(head.generation, floor, 0, data), {})
+        for session_id in ("user-123", None):
+            query = "select item->>'content' from localfirst.items where session_id = $1 or $1 is null order by seq"
+            rows = await connection.fetch(query, session_id)
+            assert [row[0] for row in rows] == ["before", "after"]
+        assert await connection.fetch("select session_id, key, value::text from localfirst.metadata") == [
+            ("user-123", "key", "1")
+        ]
+
+
 def written(chance: random.Random) -> tuple[str, Any]:
     """A change that somebody might make: its kind and its body."""
     number = chance.randint(1, 9)

@@ -99,7 +99,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "28000": "check the user in the URL and the server's pg_hba.conf",
     "28P01": "check the user and the password in the URL",
     "3D000": "create the database, or correct its name in the URL",
-    "42501": "its owner must grant this role the right to create schemas, or the use of localfirst's (see schema.sql)",
+    "42501": "the owner of the schema localfirst must grant this role the use of it, see docs/postgres.md",
     "42P05": "behind a pooler such as PgBouncer add ?statement_cache_size=0&notify=off to the URL",
 }
 

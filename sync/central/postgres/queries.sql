@@ -8,9 +8,17 @@ select current_setting('server_encoding') as encoding, exists (
     where n.nspname = 'localfirst' and c.relname = 'store'
 ) as installed;
 
+-- name: admit
+-- The channel of a namespace, null: the usual one; and whether this role sees the namespace.
+select min(t.channel) as channel,
+    count(*) > 0 or not row_security_active('localfirst.sessions') as admitted, current_user as role
+from localfirst.tenants as t
+where t.namespace = $1 and (t.role = current_user or not row_security_active('localfirst.sessions'));
+
 -- name: identify
--- Which store this is, and what its clients must know.
-select store_id, format, schema_step, (extract(epoch from clock_timestamp()) * 1000)::bigint as now
+-- Which store this is, and what its clients must know. parted: each role sees its namespaces only.
+select store_id, format, schema_step, (extract(epoch from clock_timestamp()) * 1000)::bigint as now,
+    (select c.relrowsecurity from pg_class as c where c.oid = 'localfirst.store'::regclass) as parted
 from localfirst.store;
 
 -- name: lock_schema

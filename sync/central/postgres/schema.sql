@@ -6,7 +6,11 @@
 --
 -- Who may not create a schema can use one that exists:
 --     grant usage on schema localfirst to app;
---     grant select, insert, update, delete on all tables in schema localfirst to app;
+--     grant select on all tables in schema localfirst to app;
+--     grant insert, delete on localfirst.changes to app;
+--     grant insert, update, delete on localfirst.sessions, localfirst.origins, localfirst.checkpoints,
+--         localfirst.endings to app;
+-- Roles that see one namespace only: tenants.sql.
 --
 -- Every key starts with (namespace, session_id), and no statement of push, pull or heads reads across sessions: the
 -- tables can be partitioned or distributed by it.

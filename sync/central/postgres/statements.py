@@ -18,4 +18,4 @@ def load(file: str) -> Mapping[str, str]:
 
 
 QUERIES: Final = load("queries.sql")
-SCHEMA: Final = {**load("schema.sql"), **load("views.sql")}
+SCHEMA: Final = {**load("schema.sql"), **load("views.sql"), **load("tenants.sql")}

@@ -81,7 +81,9 @@ class PostgresStore(CentralStore):
     async def identify(self) -> Identity:
         """Connect, create what is missing, and tell which store this is."""
         async with self._connection() as connection:
-            return await schema.identify(connection)
+            identity, channel = await schema.identify(connection, self._namespace)
+        self._channel = channel or hints.channel(self._namespace)
+        return identity
 
     async def push(self, runs: Sequence[Run]) -> list[Pushed]:
         """Admit runs, each in one atomic step. If some are refused for good, the others are admitted before

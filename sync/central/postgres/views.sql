@@ -4,7 +4,7 @@
 --     select key, value from localfirst.metadata where session_id = 'user-123';
 --
 -- Items are those of the main branch. What another branch shows is for its replicas to tell: localfirst.branches.
--- Sealed sessions show that there is something, and not what. Nothing that a client may have written makes a view fail.
+-- What is sealed is not in them. Nothing that a client may have written makes a view fail.
 
 
 -- name: views
@@ -271,3 +271,34 @@ cross join lateral localfirst.metadata_of(s.namespace, s.session_id) as m
 where s.expires_at > clock_timestamp();
 comment on view localfirst.metadata is
     'Metadata as it is now. Rule merge is approximate where two replicas wrote a field at once; all else is exact.';
+
+
+-- name: sealed
+-- What begins with a byte 1 is sealed, and JSON never does: the views pass over it, and nothing tries to read it.
+
+create or replace function localfirst.json_of(p_body bytea) returns jsonb
+language plpgsql immutable strict
+as $$
+begin
+    if substr(p_body, 1, 1) = '\x01'::bytea then
+        return null;
+    end if;
+    return convert_from(p_body, 'UTF8')::jsonb;
+exception when others then
+    return null; -- What jsonb can't hold: NaN, lone surrogates, \u0000, nesting without end.
+end $$;
+
+create or replace function localfirst.items_of(p_body bytea) returns table (index integer, item jsonb)
+language plpgsql immutable rows 1
+as $$
+declare
+    items constant jsonb := localfirst.json_of(p_body);
+begin
+    if jsonb_typeof(items) = 'array' then
+        return query select i.n::integer - 1, i.item from jsonb_array_elements(items) with ordinality as i (item, n);
+    elsif substr(p_body, 1, 1) <> '\x01'::bytea then
+        return query select 0, null::jsonb;
+    end if;
+end $$;
+comment on function localfirst.items_of is
+    'The items in the body of an append; one row with null if it can''t be read, none if it is sealed.';
