@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from redis.asyncio import Redis
 
 from localfirst.errors import ConfigurationError, LocalFirstError, RemoteUnavailable
-from localfirst.testing.conformance import CASES, HINT_CASES, check
 from localfirst.testing.conformance.harness import GENERATION, bodies, changes, following, run, whole_log
 from localfirst.testing.servers import RedisServer
 from sync.central.base import Checkpoint, Hint, PushStatus
@@ -189,15 +187,6 @@ async def of_a_user(server: RedisServer, rights: str) -> RedisStore:
         client: Any = admin
         await client.execute_command("ACL", "SETUSER", "app", "on", ">pw", *rights.split())
     return RedisStore(f"redis://app:pw@127.0.0.1:{server.port}/0", "n")
-
-
-async def test_the_user_of_the_documentation_may_do_all_that_is_needed(own_redis: OwnRedis) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("utf-8")
-    [rights] = re.findall(r"ACL SETUSER app on '>password' ([^`]+)", text)
-    server = own_redis()
-    await (await of_a_user(server, rights.replace("'", "").replace("\\", ""))).close()
-    for case in CASES + HINT_CASES:
-        await check(case, lambda namespace: RedisStore(f"redis://app:pw@127.0.0.1:{server.port}/0", namespace))
 
 
 @pytest.mark.parametrize("rights", PRIVILEGES)

@@ -39,7 +39,8 @@ _REJECTED: Final = Meaning(RemoteRejected)
 _CREDENTIALS: Final = Meaning(ConfigurationError, "check user and password in the address")
 _PRIVILEGE: Final = Meaning(
     ConfigurationError,
-    "the user needs the keys and channels of localfirst:*, EVALSHA, SCRIPT LOAD, and what the scripts call",
+    "the user needs the keys and channels of its namespace, EVALSHA, SCRIPT LOAD, and what the scripts call: see the "
+    "ACL line in docs/redis.md",
 )
 _MEMORY: Final = Meaning(ConfigurationError, "raise maxmemory, or delete something")
 _TLS: Final = Meaning(ConfigurationError, "check that the server speaks TLS, and its certificate")
