@@ -28,6 +28,11 @@ def test_our_options_are_taken_out_and_others_passed_on() -> None:
     assert options == {"application_name": "localfirst", "sslmode": "require", "options": "-c a=b"}
 
 
+def test_all_passwords_are_hidden() -> None:
+    address = parse_address("postgresql://me:p%40ss@db/app?password=second&sslpassword=third")
+    assert address.hide("p%40ss p@ss second third") == "*** *** *** ***"
+
+
 def test_the_application_may_have_a_name_of_its_own() -> None:
     address = parse_address("postgresql://db/app?application_name=mine")
     assert dict(parse_qsl(urlsplit(address.dsn).query)) == {"application_name": "mine"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
@@ -23,7 +23,8 @@ _SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # the one message every Postgr
 
 
 class PostgresServer(ServerProcess):
-    """Postgres on loopback; `fsync=True` makes it wait for the disk as one in production would."""
+    """Postgres on loopback; `fsync=True` makes it wait for the disk as one in production would. `settings` go into its
+    configuration; paths in them begin in its `data` directory."""
 
     title: ClassVar[str] = "Postgres"
     # SIGTERM would wait for every client to leave first; pools never do.
@@ -35,12 +36,14 @@ class PostgresServer(ServerProcess):
         password: str | None = None,
         fsync: bool = False,
         max_connections: int = 200,
+        settings: Mapping[str, str] | None = None,
         startup_seconds: float = 60.0,
     ) -> None:
         super().__init__(account=account_for_postgres(), startup_seconds=startup_seconds)
         self._password = password
         self._fsync = fsync
         self._max_connections = max_connections
+        self._more = dict(settings or {})
         self._bin_dir = reachable_install(postgres_bin_dir(), self._account)
 
     @property
@@ -66,6 +69,7 @@ class PostgresServer(ServerProcess):
             "fsync": "on" if self._fsync else "off",
             # In the data directory, so that a killed server leaves nothing behind in shared memory.
             "dynamic_shared_memory_type": "mmap",
+            **self._more,
         }
 
     def kill(self) -> None:
@@ -86,7 +90,8 @@ class PostgresServer(ServerProcess):
     def _prepare(self) -> None:
         arguments = ["-D", str(self._data), "-U", _USER, "-E", "UTF8", "--locale=C", "--no-sync"]
         if self._password:
-            arguments += ["--auth=scram-sha-256", f"--pwfile={self._write_password(self._password)}"]
+            file = self.write("password", f"{self._password}\n".encode())
+            arguments += ["--auth=scram-sha-256", f"--pwfile={file}"]
         else:
             arguments += ["--auth=trust"]
         status = self._run_initdb(arguments)
@@ -103,14 +108,6 @@ class PostgresServer(ServerProcess):
         except subprocess.TimeoutExpired:
             kill_tree(initdb.pid)
             return initdb.wait()
-
-    def _write_password(self, password: str) -> Path:
-        file = self.directory / "password"
-        file.touch(mode=0o600)
-        file.write_text(f"{password}\n")
-        if self._account is not None:
-            os.chown(file, self._account.uid, self._account.gid)
-        return file
 
     def _is_ready(self, pid: int) -> bool:
         lines = self._status_lines()

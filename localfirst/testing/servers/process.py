@@ -95,6 +95,15 @@ class ServerProcess(ABC):
             self._prepare()
         return self._directory
 
+    def write(self, name: str, data: bytes) -> Path:
+        """A file in its directory that only the server, and who started it, can read."""
+        file = self.directory / name
+        file.touch(mode=0o600)
+        file.write_bytes(data)
+        if self._account is not None:
+            os.chown(file, self._account.uid, self._account.gid)
+        return file
+
     def start(self) -> None:
         """Start the server and wait until it answers; a running server is left as it is."""
         if self.running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import quote
 
@@ -14,14 +15,23 @@ _PROBE_SECONDS = 1.0
 
 
 class RedisServer(ServerProcess):
-    """Redis on loopback; `persistent=False` forgets everything at every stop."""
+    """Redis on loopback; `persistent=False` forgets everything at every stop. `settings` go into its configuration;
+    paths in them begin in its `directory`."""
 
     title: ClassVar[str] = "Redis"
 
-    def __init__(self, *, persistent: bool = True, password: str | None = None, startup_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        persistent: bool = True,
+        password: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        startup_seconds: float = 30.0,
+    ) -> None:
         super().__init__(startup_seconds=startup_seconds)
         self._persistent = persistent
         self._password = password
+        self._more = dict(settings or {})
         self._binary = redis_binary()
 
     @property
@@ -44,7 +54,7 @@ class RedisServer(ServerProcess):
             "save": "",
             "appendonly": "yes" if self._persistent else "no",
         }
-        return settings | ({"requirepass": self._password} if self._password else {})
+        return settings | ({"requirepass": self._password} if self._password else {}) | self._more
 
     def _is_ready(self, pid: int) -> bool:
         try:

@@ -12,6 +12,7 @@ _SCHEMES: Final = ("postgresql", "postgres", "postgresql+asyncpg")
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]+)?")
 _SHAPE: Final = "postgresql://user:password@host:5432/database"
 _HIDDEN: Final = "***"
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
 
 class Address(NamedTuple):
@@ -26,6 +27,8 @@ class Address(NamedTuple):
     """Whether to send and listen for hints. Off behind poolers that hand a connection to another client meanwhile."""
     statement_cache_size: int
     """0 behind poolers that know nothing of prepared statements."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Options that name files, and the files."""
 
     def hide(self, text: str) -> str:
         """The text without the password, should some library have put it there."""
@@ -53,6 +56,7 @@ def parse_address(url: str) -> Address:
         passwords=_passwords(parts, options),
         notify=notify,
         statement_cache_size=cache,
+        files=tuple((name, options[name]) for name in _FILES if options.get(name)),
     )
 
 
@@ -77,7 +81,7 @@ def _split(url: str) -> SplitResult:
 
 def _passwords(parts: SplitResult, options: dict[str, str]) -> tuple[str, ...]:
     written = parts.netloc.rpartition("@")[0].partition(":")[2]
-    found = {written, unquote(written), options.get("password", "")} - {""}
+    found = {written, unquote(written), options.get("password", ""), options.get("sslpassword", "")} - {""}
     return tuple(sorted(found, key=len, reverse=True))
 
 

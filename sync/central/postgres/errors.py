@@ -6,12 +6,14 @@ import asyncio
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import asyncpg
 from asyncpg.exceptions._base import DataError as ArgumentError  # Not asyncpg.DataError, which the server raises.
 
 from localfirst.errors import ConfigurationError, LocalFirstError, RemoteRejected, RemoteUnavailable
+from sync.central import tls
 from sync.central.postgres.address import Address
 
 ErrorClass = type[RemoteUnavailable] | type[ConfigurationError] | type[RemoteRejected]
@@ -96,7 +98,7 @@ _STUMBLES: Final = (ValueError, TypeError, LookupError, AttributeError)
 _ADVICE: Final[Mapping[str, str]] = {
     "08P01": "a pooler may refuse options of the URL: remove them, or have it ignore them",
     "26000": "behind a pooler such as PgBouncer add ?statement_cache_size=0&notify=off to the URL",
-    "28000": "check the user in the URL and the server's pg_hba.conf",
+    "28000": "check the user and the client certificate (sslcert) in the URL, and the server's pg_hba.conf",
     "28P01": "check the user and the password in the URL",
     "3D000": "create the database, or correct its name in the URL",
     "42501": "the owner of the schema localfirst must grant this role the use of it, see docs/postgres.md",
@@ -137,9 +139,31 @@ def connecting(address: Address) -> Iterator[None]:
 
 def translate(error: BaseException, address: Address) -> LocalFirstError:
     """Our error for one of theirs; says which server, what happened, and what to do about it."""
+    error = _below(error)
+    if isinstance(error, OSError) and (unreadable := _unreadable(address)):
+        return ConfigurationError(f"{address.server}: {unreadable}")
+    kind = classify(error)
     message = address.hide(str(error))[:_MAX_MESSAGE] or type(error).__name__
     advice = _ADVICE.get(_sqlstate(error) or "")
-    return classify(error)(f"{address.server}: {message}" + (f" ({advice})" if advice else ""))
+    if kind is ConfigurationError and isinstance(error, ssl.SSLError):
+        advice = tls.advice(error, "sslrootcert", "sslcert")
+    return kind(f"{address.server}: {message}" + (f" ({advice})" if advice else ""))
+
+
+def _below(error: BaseException) -> BaseException:
+    """What asyncpg hides in a connection that was closed: a server refuses a client's certificate late."""
+    hidden = error.__cause__
+    return hidden if isinstance(error, asyncpg.PostgresConnectionError) and isinstance(hidden, ssl.SSLError) else error
+
+
+def _unreadable(address: Address) -> str | None:
+    """Of a missing file asyncpg tells no more than of a missing socket."""
+    for option, name in address.files:
+        try:
+            Path(name).open("rb").close()
+        except OSError as error:
+            return f"{option}={name} in the URL can't be read: {error.strerror}"
+    return None
 
 
 def classify(error: BaseException) -> ErrorClass:

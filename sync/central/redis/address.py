@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -37,6 +38,14 @@ class Pools(NamedTuple):
     """For checkpoints, which take long and must not hold up the rest."""
 
 
+class _TlsConnection(SSLConnection):
+    """Reads its certificates anew whenever it connects: they are renewed, and corrected, while this process runs."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        self.ssl_context.context = None
+        return super()._connection_arguments()
+
+
 def connection_pools(url: str) -> Pools:
     """The pools for an address. Raises `ConfigurationError`, without the password."""
     options = _options(url)
@@ -45,6 +54,8 @@ def connection_pools(url: str) -> Pools:
         # redis-py would retry ten times, and the worker retries anyway.
         forced = {"decode_responses": False, "retry_on_timeout": False, "retry": Retry(NoBackoff(), 0)}
         usual = _DEFAULTS | options | forced
+        if usual.get("connection_class") is SSLConnection:
+            usual["connection_class"] = _TlsConnection
         patient = {name: usual[name] * LARGE_FACTOR for name in ("socket_timeout", "timeout") if usual[name]}
         pools = Pools(
             server,

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from redis import exceptions as redis
 
 from localfirst.errors import ConfigurationError, LocalFirstError, RemoteRejected, RemoteUnavailable
+from sync.central import tls
 
 
 class Server(NamedTuple):
@@ -43,7 +44,8 @@ _PRIVILEGE: Final = Meaning(
     "ACL line in docs/redis.md",
 )
 _MEMORY: Final = Meaning(ConfigurationError, "raise maxmemory, or delete something")
-_TLS: Final = Meaning(ConfigurationError, "check that the server speaks TLS, and its certificate")
+_TLS: Final = Meaning(ConfigurationError)  # `tls.advice` tells the rest
+_NO_FILE: Final = Meaning(ConfigurationError, "check the files of ssl_ca_certs, ssl_certfile and ssl_keyfile")
 _CLUSTER: Final = Meaning(ConfigurationError, "a node of a cluster can't be used by itself")
 _STRANGER: Final = Meaning(ConfigurationError, "check that the address is that of a Redis server")
 
@@ -151,17 +153,28 @@ def translate(server: Server) -> Iterator[None]:
 
 def translated(error: BaseException, server: Server, where: str = "") -> LocalFirstError:
     """What to raise for an exception; `where` tells what was being done."""
-    meaning = _meaning(error)
+    below = _below(error)
+    meaning = _meaning(below)
+    if isinstance(below, FileNotFoundError) and server.name.startswith("rediss:"):
+        meaning = _NO_FILE
+    advice = meaning.advice
+    if meaning is _TLS and isinstance(below, ssl.SSLError):
+        advice = tls.advice(below, "ssl_ca_certs", "ssl_certfile")
     parts = [f"{server.name}: ", where and f"{where}: ", f"{type(error).__name__}: {_safe_text(error, server)}"]
-    return meaning.error("".join(parts) + (f" ({meaning.advice})" if meaning.advice else ""))
+    return meaning.error("".join(parts) + (f" ({advice})" if advice else ""))
+
+
+def _below(error: BaseException) -> BaseException:
+    """What redis-py hides in a connection error: failures of TLS among others."""
+    if type(error) is redis.ConnectionError and isinstance(error.__context__, OSError):
+        return error.__context__
+    return error
 
 
 def _meaning(error: BaseException) -> Meaning:
     if type(error) is redis.ResponseError:
         replies = (meaning for start, meaning in _REPLIES.items() if str(error).startswith(start))
         return next(replies, _REJECTED)
-    if type(error) is redis.ConnectionError and isinstance(error.__context__, OSError):
-        error = error.__context__  # redis-py hides failures of TLS in there
     return next(MEANINGS[base] for base in type(error).__mro__ if base in MEANINGS)
 
 
