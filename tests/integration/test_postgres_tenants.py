@@ -22,6 +22,8 @@ from sync.central.base import FORMAT_VERSION, Checkpoint, Ending, Hint, Identity
 from sync.central.postgres import PostgresStore, hints
 from sync.central.postgres.schema import STEPS
 from sync.central.postgres.statements import QUERIES, SCHEMA
+from tests.integration.stores import Open, contents
+from tests.polling import eventually
 
 OURS, THEIRS = "team-a", "team-b"
 TABLES = ("sessions", "endings", "origins", "checkpoints", "changes")
@@ -342,8 +344,8 @@ WRITES = {
     "another policy": "create policy mine on localfirst.changes using (true)",
     "confine": "select localfirst.confine(current_user, 'team-b')",
     "be another store": "update localfirst.store set store_id = 'mine'",
-    "be the owner": "set role postgres",
-    "authorize": "set session authorization postgres",
+    "be somebody else": "set role pg_database_owner",
+    "authorize": "set session authorization pg_monitor",
     "without policies": "set local row_security = off; select * from localfirst.changes",
 }
 
@@ -450,7 +452,28 @@ async def test_a_role_that_row_level_security_does_not_bind_is_not_confined(role
         with pytest.raises(asyncpg.RaiseError, match="does not bind"):
             await owner.execute("select localfirst.confine($1, $2)", role, OURS)
     for table in (*TABLES, "store"):
-        await owner.execute(f"alter table localfirst.{table} owner to postgres")
+        await owner.execute(f"alter table localfirst.{table} owner to current_user")
     with pytest.raises(asyncpg.UndefinedObjectError):
         await owner.execute("select localfirst.confine('nobody''; drop table localfirst.changes; --', 'x')")
     assert await owner.fetchval("select count(*) from localfirst.tenants") == 0
+
+
+async def test_a_store_that_loses_its_namespace_is_blocked_and_keeps_what_it_has(
+    roles: Roles, owner: Any, opened: Open
+) -> None:
+    role, url = await roles.make()
+    confine = "select localfirst.confine($1, $2)"
+    await owner.execute(confine, role, OURS)
+    store = await asyncio.to_thread(opened, "a", url, namespace=OURS)
+    session = store.session("s")
+    session.add_message("user", "before")
+    await store.aflush(20)
+    await owner.execute("delete from localfirst.tenants")
+    session.add_message("user", "meanwhile")
+    await asyncio.to_thread(eventually, lambda: store.status().state == "blocked")
+    assert contents(session) == ["before", "meanwhile"]
+    await owner.execute(confine, role, OURS)
+    await store.aflush(20)
+    query = "select item->>'content' from localfirst.items order by seq, index"
+    assert [row[0] for row in await owner.fetch(query)] == contents(session) == ["before", "meanwhile"]
+    await asyncio.to_thread(store.close)

@@ -27,7 +27,8 @@ _decoder: Final = msgspec.json.Decoder(list[Hint])
 
 
 def channel(namespace: str) -> str:
-    """The channel of a namespace: a hash, as an identifier has at most 63 bytes."""
+    """The usual channel of a namespace: a hash, as an identifier has at most 63 bytes. In a database that is parted
+    among roles, the schema gives it another, which can't be guessed."""
     return f"localfirst_{blake2b(namespace.encode(), digest_size=16).hexdigest()}"
 
 
