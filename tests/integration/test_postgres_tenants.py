@@ -225,6 +225,11 @@ async def test_an_older_schema_gets_it_too(roles: Roles, owner: Any, postgres_ur
 # Tenants.
 
 
+async def test_no_function_has_more_rights_than_who_calls_it(owner: Any) -> None:
+    query = "select proname from pg_proc where pronamespace = 'localfirst'::regnamespace and prosecdef"
+    assert await owner.fetch(query) == []
+
+
 async def test_tenants_do_all_that_a_store_does(roles: Roles, owner: Any) -> None:
     """A role that is confined to each namespace when it first comes to it."""
     role, url = await roles.make()
