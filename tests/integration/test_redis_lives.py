@@ -42,8 +42,9 @@ async def client(redis_url: str) -> AsyncIterator[Any]:
 
 
 async def expiries(client: Any, namespace: str) -> list[int]:
-    """When the keys of the session expire, Unix milliseconds: head, log, checkpoint, ends. -1: never; -2: no key."""
-    return [await client.pexpiretime(key) for key in Keys(namespace).session("s")]
+    """When the keys of the session are gone, Unix milliseconds: head, log, checkpoint, ends. -1: never; -2: no key."""
+    *times, ends = [await client.pexpiretime(key) for key in Keys(namespace).session("s")]
+    return [*(time + 1 if time > 0 else time for time in times), ends]  # They live through the millisecond before.
 
 
 async def dump(client: Any, namespace: str) -> bytes:
@@ -101,6 +102,16 @@ async def test_nothing_of_a_deleted_session_is_left_but_how_it_ended(
     keys = {key.decode() async for key in client.scan_iter(f"localfirst:{namespace}:*")}
     assert keys == {past, Keys(namespace).store}
     assert 0 < await client.pttl(past) - KEEP_ENDED <= HOUR, "as long as it was to be kept, if that is longer"
+
+
+async def test_a_session_is_missing_to_all_calls_at_once(store: RedisStore) -> None:
+    for number in range(20):
+        names = [f"s{number}-{part}" for part in range(5)]
+        await store.push([replace(run(name, "r1", 1, 1), ttl=2) for name in names])
+        deadline = time.monotonic() + 20
+        while await store.heads(names) != [None] * 5:
+            assert time.monotonic() < deadline
+        assert await store.sessions("", 10) == []
 
 
 async def test_the_index_forgets_what_expired(store: RedisStore, client: Any, namespace: str) -> None:

@@ -34,7 +34,7 @@ end
 local function compact()
     redis.call('SET', KEYS[3], data)
     if head.expires_at > 0 then
-        redis.call('PEXPIREAT', KEYS[3], string.format('%.0f', head.expires_at))
+        expire(KEYS[3], head.expires_at)
     end
     redis.call('LTRIM', KEYS[2], seq - head.floor, -1)
     redis.call('HSET', KEYS[1], 'floor', ARGV[7], 'floor_digest0', ARGV[8], 'floor_digest1', ARGV[9])

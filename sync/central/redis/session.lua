@@ -68,6 +68,11 @@ local function read_head(head_key, log_key, checkpoint_key)
     return is_whole(head, log_key, checkpoint_key) and head or nil
 end
 
+-- Have the server remove a key when a session expires: it keeps keys through the millisecond that it is told.
+local function expire(key, expires_at)
+    redis.call('PEXPIREAT', key, string.format('%.0f', expires_at - 1))
+end
+
 -- How a life ended that is not there: 'expired', 'deleted', or '' if that is not known.
 local function how_ended(past_key, generation)
     local how, time = string.match(redis.call('HGET', past_key, generation) or '', '^([de])(%d+)$')
@@ -117,7 +122,7 @@ local function renew(keys, head, now)
         redis.call('HSET', keys[1], 'ttl', string.format('%.0f', head.ttl),
             'expires_at', string.format('%.0f', head.expires_at))
         for i = 1, 3 do
-            redis.call('PEXPIREAT', keys[i], string.format('%.0f', head.expires_at))
+            expire(keys[i], head.expires_at)
         end
         note_end(keys[4], head.generation, 'e', head.expires_at, head.expires_at + KEEP_ENDED)
     elseif before > 0 then
