@@ -103,10 +103,14 @@ class CentralTime:
 
     def now(self) -> int:
         """Unix milliseconds."""
-        wall = unpack_ms(self._wall())
-        if self._known is not None and not 0 <= wall - self._asked < ASK_AGAIN:
-            self._asked, self.reckoning = wall, self._known()
-        return wall + self.reckoning.offset
+        return unpack_ms(self._told()) + self.reckoning.offset
+
+    def _told(self) -> int:
+        """What the wall clock says, when it is known how far that is off."""
+        wall = self._wall()
+        if self._known is not None and not 0 <= unpack_ms(wall) - self._asked < ASK_AGAIN:
+            self._asked, self.reckoning = unpack_ms(wall), self._known()
+        return wall
 
     def of(self, ms: int) -> int:
         """A time that was given here (Unix milliseconds), as is known now. It never becomes earlier."""
@@ -120,12 +124,13 @@ class CentralTime:
         if abs(offset - before) <= (answered - asked_at * 1000) / 2 + STEADY:
             return  # It may as well be the line: what expired does not come back for that.
         if abs(offset - before) > WRONG:
-            until, shift = answered + before, max(0, offset - before, offset - before + shift)
+            # Other processes of the directory go on as before, until they ask again.
+            until, shift = answered + before + ASK_AGAIN, max(0, offset - before, offset - before + shift)
         self.reckoning = Reckoning(offset, until, shift)
 
     def timestamp(self) -> int:
         """As `wall_time`."""
-        return self._wall() + (self.reckoning.offset << LOGICAL_BITS)
+        return self._told() + (self.reckoning.offset << LOGICAL_BITS)
 
 
 class HybridClock:

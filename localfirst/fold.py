@@ -101,13 +101,14 @@ class Fold:
         """What is set for the session."""
         self.next_expiry = 0
         """When the next item expires, Unix milliseconds; 0: none does."""
+        self.expired_up_to = 0
+        """What expired up to then was taken away, Unix milliseconds."""
         self.counters: dict[str, int] = {}
         """The highest counter of each origin in it, pending ones included."""
         self.awaiting: dict[tuple[int, bytes], Awaiting] | None = None
         """The pending writes to metadata, by time and body (for they may be renamed), and what their author had seen.
         None: nobody wants to know."""
         self._pending: deque[_Pending] = deque()
-        self._expired_up_to = 0
         self._hides = False  # A pending change says that its author began anew.
         self._admitted_items = 0  # Counts while what is pending is simple.
         self._simple = True  # Pending are appends to main only: then an acknowledgement in order moves nothing.
@@ -219,7 +220,7 @@ class Fold:
             return
         waiting = [pending.change for pending in self._pending]
         self._undo_pending()
-        self._expired_up_to = now
+        self.expired_up_to = now
         self.next_expiry = self.branches.expire(now)
         self._admitted_items = len(self.items)
         for change in waiting:
@@ -333,7 +334,7 @@ class Fold:
             added, undo = self.branches.append(change, seq, self.counters)
             return Effect(change, added=added), undo
         expires = unpack_ms(time) + item_ttl
-        if expires <= self._expired_up_to:
+        if expires <= self.expired_up_to:
             return Effect(change), _nothing
         added, undo = self.branches.append(change, seq, self.counters, expires)
         self.next_expiry = min(expires, self.next_expiry or expires)

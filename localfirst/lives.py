@@ -37,17 +37,18 @@ def touched(codec: Codec, lifetime: Lifetime, changes: Iterable[bytes]) -> Lifet
     return lifetime
 
 
-def last_life(log: Log, key: SessionKey, head: Head, time: CentralTime) -> int:
+def last_life(log: Log, key: SessionKey, head: Head, time: CentralTime, *, deleted: bool = False) -> int:
     """The slot at which what is pending begins that has not expired; one behind the last if all has.
 
-    Pending changes renew each other, until there is one that says that its author began anew.
+    Pending changes renew each other, until there is one that says that its author began anew. `deleted`: so was what
+    is pending before that.
     """
     last = log.last_slot(key)
     newest = log.change(key, last)
     if head.ttl and (newest is None or time.of(unpack_ms(decode_change(newest).time)) + head.ttl <= time.now()):
         return last + 1
-    begins = head.acked + 1
-    for slot, data in enumerate(log.run(key, head.acked, 1 << 62), start=begins):
+    begins = last + 1 if deleted else head.acked + 1
+    for slot, data in enumerate(log.run(key, head.acked, 1 << 62), start=head.acked + 1):
         if data and decode_change(data).kind == BEGIN:
             begins = slot + 1
     return begins

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from localfirst.change import EMPTY_DIGEST, MAIN_BRANCH, extend_digest_by, hash_changes
+from localfirst.change import EMPTY_DIGEST, MAIN_BRANCH, derived_id, extend_digest_by, hash_changes
 from localfirst.lifetime import FOR_EVER, Lifetime
 
 SessionKey = bytes
@@ -100,6 +100,11 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     def slot(self, counter: int) -> int:
         """Where the change of `origin` with this counter is."""
         return self.offset + counter
+
+    def is_by(self, replica_id: str) -> bool:
+        """Whether `origin` is the name of this directory, or one that follows from it: each life of a session has
+        another, so that nothing in it can be taken for something of the last one."""
+        return self.origin in (replica_id, derived_id(replica_id, number(self.offset)))
 
 
 class Here(msgspec.Struct, frozen=True, array_like=True):

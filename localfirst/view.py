@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from localfirst.change import BEGIN, MAIN_BRANCH, OF_A_BRANCH, TOUCH, Admitted, Change
-from localfirst.clock import CentralTime, HybridClock, moment, unpack_ms
+from localfirst.clock import WRONG, CentralTime, HybridClock, moment, unpack_ms
 from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt, of_session
 from localfirst.fold import VOID, Effect, Fold
 from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_touch
@@ -130,6 +130,8 @@ class View:
         return max(self._head.expires_at, self._time.of(self._renewed) + ttl if self.unsent else 0)
 
     def _read(self, until: int | None) -> None:
+        if self.fold.expired_up_to and self.fold.expired_up_to > self._time.now() + WRONG:
+            self._forget()  # The clock was ahead, and is put right: what was taken away then may not have expired.
         serial, version = self._log.rows.version()
         if self._checked.get(serial) == version:
             return
@@ -181,10 +183,15 @@ class View:
         return self.visible()
 
     def _restart(self) -> bool:
-        """Drop what has expired, if the central store never had it. Else that one decides, so it is only hidden."""
+        """Drop what has expired, if the central store never had it. Else that one decides, so it is only hidden. True:
+        plan again, on what is visible now."""
+        before = self._head, self._slot
+        self._checked.clear()
+        if self.refresh() is self.fold or (self._head, self._slot) != before:
+            return True  # Others have renewed it.
         if self._head.generation is not None or self._head.ending:
             return False
-        if end_life(self._log, self._key, self._head) is not None:
+        if end_life(self._log, self._key, self._head, keep=self._slot + 1) is not None:
             self.expired = True
         self._checked.clear()
         self.refresh()

@@ -92,7 +92,7 @@ async def fold_expired(site: Site, key: SessionKey, head: Head, *, alone: bool =
     upto = await patiently(partial(_expired_up_to, site.log, key, head, site.time.now()))
     if upto <= head.floor:
         return False
-    folded = await fold(site, key, head, upto)
+    folded = await fold(site, key, head, upto, site.time.now())
     data = site.codec(head).encode_state(folded.state)
     if not alone:
         await share(site, head, upto, folded.digest, data)
@@ -118,8 +118,9 @@ def _expired_up_to(log: Log, key: SessionKey, head: Head, now: int) -> int:
     return upto
 
 
-async def fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
-    """Fold what is here of a session's log, up to a seq at which a page ends."""
+async def fold(site: Site, key: SessionKey, head: Head, upto: int, now: int = 0) -> Folded:
+    """Fold what is here of a session's log, up to a seq at which a page ends. `now`: to be trusted; what has expired by
+    then is left out. If it is not known, that goes by the times of admission, for it can't be undone."""
     folded = Folded(await load_state(site, key, head), head.floor_digest)
     folded.bottom = head.bottom
     digest = head.floor_digest
@@ -129,11 +130,12 @@ async def fold(site: Site, key: SessionKey, head: Head, upto: int) -> Folded:
         if entries[-1].seq > upto:
             continue
         admit(site.codec(head), folded.state, entries)
+        now = max(now, entries[-1].admitted_at)
         folded.digest = digest
         folded.bytes += sum(len(entry.data) for entry in entries)
         folded.author = decode_change(entries[-1].data).origin if entries[-1].data else ""
         folded.bottom = max([folded.bottom] + [own.slot + own.count - 1 for own in page.own])
-    folded.state.fold.expire(site.time.now())
+    folded.state.fold.expire(now)
     if digest != head.digest:
         raise site.log.rows.damaged(f"holds another log of session {head.session_id!r} than was written")
     return folded

@@ -4,7 +4,7 @@ deleted in the central store."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import msgspec
@@ -30,11 +30,9 @@ def how_ended(site: Site, head: Head, generation: str | None, ended: Ended | Non
 
 
 async def drop_life(site: Site, key: SessionKey, head: Head, how: Ended) -> bool:
-    """Drop what is here of a life that ended. If it expired, what is pending and has not is the next life's. False: the
-    session moved meanwhile."""
-    keep = None
-    if how == "expired":
-        keep = await patiently(partial(last_life, site.log, key, head, site.time))
+    """Drop what is here of a life that ended. If it expired, what is pending and has not is the next life's; and so is
+    what was written after it had expired here, however it ended. False: the session moved meanwhile."""
+    keep = await patiently(partial(last_life, site.log, key, head, site.time, deleted=how == "deleted"))
     if await patiently(partial(end_life, site.log, key, head, keep=keep)) is None:
         return False
     _logger.info("session %r: %s; what was here of it is dropped", head.session_id, how)
@@ -64,14 +62,13 @@ async def is_over(site: Site, key: SessionKey, head: Head) -> bool:
     return await patiently(partial(last_life, site.log, key, head, site.time)) > head.acked + 1
 
 
-async def send_deletions(site: Site, keys: Iterable[SessionKey]) -> None:
+async def send_deletions(site: Site, keys: Sequence[SessionKey]) -> None:
     """Delete in the central store what was deleted here, of some sessions."""
-    heads = [(key, head) for key in keys if (head := await site.head(key)) is not None and head.ending]
+    await _name_lives(site, await _to_delete(site, keys))
+    heads = [(key, head) for key, head in await _to_delete(site, keys) if head.ending != ANY_LIFE]
     if not heads:
         return
-    await site.central.delete(
-        [Ending(head.session_id, None if head.ending == ANY_LIFE else head.ending) for _, head in heads]
-    )
+    await site.central.delete([Ending(head.session_id, head.ending) for _, head in heads])
     for key, head in heads:
         found: Head | None = head
         while found is not None and found.ending == head.ending:  # Else it was deleted once more meanwhile.
@@ -79,3 +76,19 @@ async def send_deletions(site: Site, keys: Iterable[SessionKey]) -> None:
             if await patiently(partial(site.log.settle, key, found, after)) is not None:
                 break
             found = await site.head(key)
+
+
+async def _to_delete(site: Site, keys: Sequence[SessionKey]) -> list[tuple[SessionKey, Head]]:
+    return [(key, head) for key in keys if (head := await site.head(key)) is not None and head.ending]
+
+
+async def _name_lives(site: Site, heads: Iterable[tuple[SessionKey, Head]]) -> None:
+    """Where it is not known which life is to be deleted, find out: a request that comes late, or again, must not delete
+    the next one."""
+    unnamed = [(key, head) for key, head in heads if head.ending == ANY_LIFE]
+    if not unnamed:
+        return
+    remotes = await site.central.heads([head.session_id for _, head in unnamed])
+    for (key, head), remote in zip(unnamed, remotes, strict=True):
+        after = msgspec.structs.replace(head, ending=remote.generation if remote else "")
+        await patiently(partial(site.log.settle, key, head, after))

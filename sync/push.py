@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from localfirst.change import decode_change, extend_digest_by, new_id
+from localfirst.change import decode_change, derived_id, extend_digest_by, new_id
 from localfirst.errors import RemoteRejected
 from localfirst.lives import touched, ttl_set_by
-from localfirst.records import Head, OwnRange, Page, Rename, SessionKey
+from localfirst.records import Head, OwnRange, Page, Rename, SessionKey, number
 from localfirst.turns import whole
 from sync.central.base import Pushed, PushStatus, Run
 from sync.lives import how_ended, is_over
@@ -130,13 +130,14 @@ class Pusher:
     async def _adopt(self, key: SessionKey, head: Head) -> None:
         """Nothing is pending: if this directory has got another name, from here on it is used."""
         current = await patiently(self._site.identity.replica_id)
-        if head.origin == current or await patiently(partial(self._site.log.last_slot, key)) > head.acked:
+        if head.is_by(current) or (last := await patiently(partial(self._site.log.last_slot, key))) > head.acked:
             return
         taken = max(head.bottom, head.slot(head.first) - 1)
         async for page in self._site.pages(key, head.volume):
             taken = max([taken] + [own.slot + own.count - 1 for own in page.own])
         if taken == head.acked:  # Else some that were admitted are not in the pages yet, and only their old name tells.
-            await patiently(partial(self._site.log.settle, key, head, head, (), Rename(head.acked + 1, current, 1)))
+            rename = Rename(head.acked + 1, derived_id(current, number(last + 1)), 1)
+            await patiently(partial(self._site.log.settle, key, head, head, (), rename))
 
     async def _send(self, batches: Sequence[_Batch], result: Round) -> list[tuple[_Batch, Pushed]]:
         """What became of each. What the store refuses together is taken apart, until it is known what it refuses."""
@@ -236,7 +237,8 @@ class Pusher:
             reason = "the central log, which could not be read, may have a twin's changes"
             await self._settler.resync(key, head, result, reason)
         elif sent > max(head.acked, head.sent):
-            await self._settler.settle(key, head, msgspec.structs.replace(head, sent=sent), result)
+            after = msgspec.structs.replace(head, sent=sent, expires_at=outcome.expires_at)
+            await self._settler.settle(key, head, after, result)
         return True
 
     async def _is_ours(self, head: Head, changes: Sequence[bytes]) -> bool:

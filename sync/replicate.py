@@ -51,7 +51,7 @@ class Replicator:
             await self._puller.pull([key for key in keys if (key, "pull") not in result.refused], result)
         return result
 
-    async def _send_deletions(self, keys: Iterable[SessionKey]) -> None:
+    async def _send_deletions(self, keys: Sequence[SessionKey]) -> None:
         if not self._site.looks:
             await send_deletions(self._site, keys)
 
@@ -92,7 +92,7 @@ class Replicator:
         for key, head in heads:
             if alone and head.ttl:
                 await drop_spent(self._site, key, head)
-            if head.lifetime.item_ttl:
+            if head.lifetime.item_ttl and not head.stub:
                 folding = fold_expired(self._site, key, head, alone=alone)
                 await self._settler.guarded(key, head, "pull", result, folding)
         return result

@@ -67,8 +67,12 @@ class Work:
 
     async def expire(self, *, alone: bool = False) -> None:
         """Remove what expired from this disk. `alone`: the central store can't be reached."""
+        measured = alone
         async for heads in self._pages():
             free = self._asides.free_to_pull(heads)
+            if not measured and any(head.lifetime.item_ttl for _, head in free):
+                await self._contact.identify()  # What is removed for good goes by that clock as it is now.
+                measured = True
             await self._asides.put((await self.replicator.expire(free, alone=alone)).refused)
 
     async def send(self, wanted: dict[SessionKey, tuple[Head, int]]) -> None:
@@ -161,7 +165,7 @@ class Work:
             if free := self._asides.free_to_pull(heads):
                 moved |= await self.replicator.moved(free)
                 asked = True
-            self._agenda.dirty |= {key for key, head in heads if head.origin != current}
+            self._agenda.dirty |= {key for key, head in heads if not head.is_by(current)}
         if not asked:
             await self._contact.identify()  # Nothing is to be asked for, but somebody may ask if it can be reached.
         return moved

@@ -11,6 +11,8 @@ import pytest
 
 from localfirst import jsonvalue, volumes
 from localfirst.change import APPEND, CLEAR, PUT
+from localfirst.clock import Reckoning
+from localfirst.lifetime import Wish
 from localfirst.metadata import encode_put
 from localfirst.records import session_key
 from localfirst.room import Evicted
@@ -331,3 +333,18 @@ async def test_a_stub_is_never_folded(make: Make) -> None:
     assert a.head("s").stub
     await b.sync("s")
     assert b.items("s") == ["one"], "a checkpoint would stand for what it does not have"
+
+
+async def test_a_stub_is_not_folded_when_its_items_expire(make: Make) -> None:
+    a = make("a")
+    body = jsonvalue.join([jsonvalue.encode("one")])
+    a.view("s").write(lambda _: [(APPEND, body)], fresh=False, wish=Wish(item_ttl=1))
+    await a.sync("s")
+    assert evict(a)
+    add(a, "two")
+    await a.replicator.round([session_key("default", "s")], ())
+    assert a.pending("s") == 0
+    a.time.reckoning = Reckoning(offset=3_600_000)
+    outcome = await a.replicator.expire([(session_key("default", "s"), a.head("s"))])
+    assert not outcome.refused
+    assert a.head("s").stub
