@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from localfirst import jsonvalue, plans
 from localfirst.branches import Line, encode_drop
-from localfirst.change import APPEND, CLEAR, DROP, END, PUT, REMOVE, Change, decode_change
+from localfirst.change import APPEND, CLEAR, DROP, END, PUT, REMOVE, TOUCH, Change, decode_change
 from localfirst.errors import InvalidItem
 from localfirst.fold import Fold
+from localfirst.lifetime import Wish, encode_touch
+from localfirst.local import Local
 from localfirst.metadata import Rule, encode_put
 from localfirst.records import CHANGE, span
+from localfirst.room import Evicted
 from localfirst.view import OnBranch, Plan, Step, no_turn, on_main
+from tests.simulation.lives import Lives
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.replica import Process
 from tests.simulation.server import REFUSED
@@ -33,10 +37,11 @@ class Gone(Exception):
 
 
 class Agents:
-    """All agents of a universe. `branching`: they fork sessions, too."""
+    """All agents of a universe. `branching`: they fork sessions, too. `lives`: they let them end."""
 
-    def __init__(self, oracle: Oracle, between: Between, watch: Watch, *, branching: bool) -> None:
+    def __init__(self, oracle: Oracle, between: Between, watch: Watch, *, branching: bool, lives: Lives | None) -> None:
         self._branching = branching
+        self._lives = lives
         self._oracle = oracle
         self._between = between
         self._watch = watch
@@ -57,6 +62,8 @@ class Agents:
         ]
         if self._branching:
             actions += [(3, self.fork), (1, self.drop)]
+        if self._lives is not None:
+            actions += [(2, self.touch), (1, self.delete_session)]
         action = choose.choices([action for _, action in actions], [weight for weight, _ in actions])[0]
         return action(process, session)
 
@@ -65,7 +72,8 @@ class Agents:
         items = []
         for _ in range(WORLD.random.choice((1, 1, 2, 3))):
             self._items += 1
-            items.append(f"{self._items}{mark}" + "." * WORLD.random.choice((0, 0, 5, 60)))
+            name = f"{self._items}" if self._lives is None else f"item {self._items}"
+            items.append(f"{name}{mark}" + "." * WORLD.random.choice((0, 0, 5, 60)))
         body = jsonvalue.join(plans.encode_items(items))
         line = self._choose(process, session)
         self._write(process, session, lambda _: [(APPEND, body)], line=line)
@@ -161,6 +169,26 @@ class Agents:
             raise Violation(2, "increments add up", str(error)) from error
         return f"increment by {1 << count}"
 
+    # Lives.
+
+    def touch(self, process: Process, session: str) -> str:
+        """How long the session and its items live."""
+        choose = WORLD.random.choice
+        ttl = choice = choose((None, None, 0, 5_000, 20_000, 60_000))
+        wish = Wish(ttl, choose((None, None, None, 0, 5_000, 30_000)) if choice is None else None, own=True)
+        self._write(process, session, plans.always((TOUCH, encode_touch(wish))))
+        return f"touch {wish}"
+
+    def delete_session(self, process: Process, session: str) -> str:
+        """As `Local.delete`, which scrubs the files, too."""
+        assert self._lives is not None
+        process.log.create(process.key(session), process.new_head(session))
+        self._watch.check(process.directory, session)
+        self._lives.deleting(process.directory, session)
+        Local._end(cast(Local, process), process.key(session), everywhere=True)
+        process.worker.wake()
+        return "delete the session"
+
     # Turns.
 
     def turn(self, process: Process, session: str) -> str:
@@ -175,8 +203,12 @@ class Agents:
     def end_turn(self, process: Process, session: str) -> str:
         """What was written in it may go."""
         turn = process.open_turns.pop(session)
-        if turn._number:
-            process.view(session).write(plans.always((END, b"{}")), fresh=False, turn=turn._last)
+        if turn._number and process.turns.is_open(process.key(session), turn._number):
+            before = self._slots(process, session).keys()
+            try:
+                process.view(session).write(plans.always((END, b"{}")), fresh=False, turn=turn._last)
+            finally:
+                self._note(process, session, before, (), 0)  # What says that it begins anew.
             process.turns.close(process.key(session), turn._number)
         return "end of turn"
 
@@ -211,6 +243,8 @@ class Agents:
             )
         except Gone:
             pass
+        except Evicted:
+            process.wanted.add(session)
         finally:
             self._note(process, session, before, seen, 0 if line is None else line.time)
         if any(change.time not in self._oracle.records for change in made):

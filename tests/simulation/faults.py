@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from localfirst.change import APPEND, MAIN_BRANCH, Change, encode_change, new_id
 from localfirst.errors import ConfigurationError
@@ -33,6 +33,8 @@ class Faults:
         self._copies: list[tuple[int, Disk]] = []
         choose = WORLD.random
         self.kinds = [(fault, weight) for fault, weight in WEIGHTS.items() if choose.random() < 0.5]
+        if universe.lives is not None:
+            self.kinds = [(fault, weight) for fault, weight in self.kinds if fault in WHERE_LIVES_END]
         self.often = choose.choice((0.0, 0.01, 0.03, 0.06, 0.12)) if self.kinds else 0.0
 
     def strike(self) -> None:
@@ -65,6 +67,7 @@ class Faults:
         """The clock of a machine is set."""
         directory = self._any_directory()
         directory.clock.skew = WORLD.random.choice((0.0, 1e8, -1e8, 100.0, -100.0))
+        directory.clock.stepped = True
         return f"the clock of directory {directory.number} steps"
 
     def step_server_clock(self) -> str:
@@ -218,6 +221,8 @@ class Faults:
         with self._oracle.loss(self.universe.held):
             directory.kill()
             self.universe.directories.remove(directory)
+            if self.universe.lives is not None:
+                self.universe.lives.forget(directory)
         return f"directory {directory.number} is deleted"
 
     def join(self) -> str:
@@ -290,3 +295,19 @@ WEIGHTS: dict[Fault, int] = {
     Faults.give_up: 3,
     Faults.retry: 3,
 }
+
+WHERE_LIVES_END: Final = frozenset(
+    (
+        Faults.crash,
+        Faults.restart,
+        Faults.step_clock,
+        Faults.long_pause,
+        Faults.delete_directory,
+        Faults.join,
+        Faults.poison,
+        Faults.refuse,
+        Faults.give_up,
+        Faults.retry,
+    )
+)
+"""In universes in which lives end: what is lost there, or copied, may come back after it ended, see docs/design.md."""

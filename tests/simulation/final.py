@@ -6,16 +6,17 @@ from functools import partial
 from typing import Any
 
 from localfirst import jsonvalue
-from localfirst.change import Admitted, Change
+from localfirst.change import APPEND, Admitted, Change
 from localfirst.checkpoint import decode_state
 from localfirst.errors import MalformedChange
 from localfirst.fold import VOID, Fold
 from localfirst.fold import check as fold_check
-from localfirst.records import session_key
+from localfirst.records import GARBAGE, KEY_BYTES, VOLUME_BYTES, session_key, span
 from sync.verify import Difference
 from tests.simulation import jobs
 from tests.simulation.healing import run
 from tests.simulation.holdings import held_here
+from tests.simulation.lives import SLACK
 from tests.simulation.oracle import Violation
 from tests.simulation.replica import Directory
 from tests.simulation.server import NAMESPACE
@@ -32,6 +33,8 @@ def check(universe: Universe) -> None:
         _check_session(universe, session)
     for directory in universe.directories:
         _verified(universe, directory)
+        if universe.lives is not None:
+            _nothing_left(universe, directory)
 
 
 def _stopped(universe: Universe, session: str) -> list[Directory]:
@@ -52,20 +55,60 @@ def _check_session(universe: Universe, session: str) -> None:
         _still_pushed(universe, directory, session, times)
     if session in universe.oracle.poisoned and stopped:
         return
+    if universe.lives is not None and _is_over(universe, session, well):
+        return
     if session not in universe.server.sessions:
         return
     truth = _folded(universe, session)
     for directory in well:
-        fold = directory.view(session).refresh()
-        fresh = directory.fresh_view(session).refresh()
-        where = f"directory {directory.number} session {session}"
-        if shown(fold) != shown(fresh):
-            raise Violation(3, "the same log shows the same", f"{where}: {shown(fold)}, read anew {shown(fresh)}")
-        if fold.pending:
-            raise Violation(9, "sync goes on", f"{where} has {fold.pending} changes left that nothing stops")
-        if shown(fold) != shown(truth):
-            raise Violation(3, "the same log shows the same", f"{where}: {shown(fold)}, central log: {shown(truth)}")
+        _agrees(universe, directory, session, truth)
     _shows(universe, session, truth, times)
+
+
+def _agrees(universe: Universe, directory: Directory, session: str, truth: Fold) -> None:
+    """Whether a directory shows what is in the central log."""
+    now = universe.server.now() + SLACK if universe.lives is not None else 0
+    fold = directory.view(session).refresh()
+    fresh = directory.fresh_view(session).refresh()
+    where = f"directory {directory.number} session {session}"
+    if shown(fold, now) != shown(fresh, now):
+        raise Violation(3, "the same log shows the same", f"{where}: {shown(fold)}, read anew {shown(fresh)}")
+    if fold.pending:
+        raise Violation(9, "sync goes on", f"{where} has {fold.pending} changes left that nothing stops")
+    if shown(fold, now) != shown(truth, now):
+        raise Violation(3, "the same log shows the same", f"{where}: {shown(fold)}, central log: {shown(truth)}")
+
+
+def _is_over(universe: Universe, session: str, well: list[Directory]) -> bool:
+    """Whether a session is not there any more, for all to see; or just about to be."""
+    found = universe.server.alive(session)
+    if found is not None:
+        return bool(0 < found.expires_at <= universe.server.now() + SLACK)
+    for directory in well:
+        fold, head = directory.view(session).refresh(), directory.head(session)
+        if head is not None and (head.generation is not None or fold.pending or fold.each_item()):
+            raise Violation(6, "nothing comes back", f"directory {directory.number} has {session}, which is over")
+    return True
+
+
+def _nothing_left(universe: Universe, directory: Directory) -> None:
+    """No byte of what was in a life that ended is on disk, but for volumes that nobody finished."""
+    assert universe.lives is not None
+    rows = directory.disk.rows
+    making = {row[1:] for row in directory.disk.span(*span(GARBAGE))}
+    kept = b"".join(row.value for key, row in rows.items() if key[1 : 1 + KEY_BYTES + VOLUME_BYTES] not in making)
+    for session in universe.sessions:
+        if directory in _stopped(universe, session):
+            continue
+        head = directory.head(session)
+        for time in universe.lives.ended(session) - universe.server.times(session) if head else ():
+            record = universe.oracle.records.get(time)
+            if record is None or record.kind != APPEND:
+                continue
+            left = [item for item in record.items if item in kept]
+            if left:
+                where = f"directory {directory.number} session {session}"
+                raise Violation(6, "nothing is left of what ended", f"{where}: {left}")
 
 
 def _nothing_lost(universe: Universe, session: str, times: set[int], stopped: list[Directory]) -> None:
@@ -74,8 +117,9 @@ def _nothing_lost(universe: Universe, session: str, times: set[int], stopped: li
         head = directory.head(session)
         if head is not None:
             waiting |= held_here(directory.disk, session, head, universe.ledger, universe.oracle)
+    ended = set() if universe.lives is None else universe.lives.ended(session)
     for record in universe.oracle.by_session[session]:
-        if record.time not in times | waiting and not universe.oracle.is_excused(record):
+        if record.time not in times | waiting | ended and not universe.oracle.is_excused(record):
             raise Violation(1, "what was told is kept", f"session {session}: {record} is nowhere in the central log")
 
 
@@ -118,6 +162,11 @@ def _shows(universe: Universe, session: str, truth: Fold, times: set[int]) -> No
     expected = universe.oracle.expected(session, times)
     if universe.oracle.is_confused(session):
         return
+    if universe.lives is not None:
+        lives = universe.lives
+        leave = lives.expired_items(session) | lives.items_again()
+        seen, expected = seen - leave, expected - leave
+        seen |= expected & lives.unseen_items(session)
     _branches_show(universe, session, truth, times)
     if seen - expected:
         raise Violation(6, "nothing comes back", f"session {session} shows {seen - expected}, which was taken away")

@@ -18,10 +18,9 @@ MOST_AWAITS = 4_000
 def heal(universe: Universe, faults: Faults) -> None:
     """Until all is quiet."""
     universe.weather.clear()
-    for directory in universe.directories:
-        directory.kill()
-    for directory in universe.directories:
-        universe.start(directory)
+    if universe.lives is not None:
+        WORLD.now += WORLD.random.choice((0.0, 0.0, 10.0, 100.0, 5000.0))
+    _start_again(universe)
     _let_go_on(universe)
     _settle(universe)
     _let_go_on(universe)
@@ -30,6 +29,25 @@ def heal(universe: Universe, faults: Faults) -> None:
             for session in universe.sessions:
                 while faults.give_up_in(directory, session):
                     _settle(universe)
+    _settle(universe)
+    if universe.lives is not None:
+        _bring_back(universe)
+
+
+def _start_again(universe: Universe) -> None:
+    for directory in universe.directories:
+        directory.kill()
+    for directory in universe.directories:
+        universe.start(directory)
+
+
+def _bring_back(universe: Universe) -> None:
+    """What was evicted is asked for."""
+    for directory in universe.directories:
+        for session in universe.sessions:
+            head = directory.head(session)
+            if head is not None and head.stub:
+                run(universe, directory.processes[0], jobs.of_session(session))
     _settle(universe)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from localfirst.errors import LocalFirstError, RemoteLost, RemoteRejected, RemoteUnavailable
+from sync.evict import Evictor
 from sync.verify import Difference
 from tests.simulation.oracle import Violation
 from tests.simulation.replica import Process
@@ -47,12 +48,28 @@ async def fetch(process: Process, session: str) -> None:
     await process.worker.fetch(session)
 
 
+async def alone(process: Process) -> None:
+    """What the worker does when the central store can't be reached."""
+    async with process.worker._rounds:
+        await process.worker._work.expire(alone=True)
+
+
+async def evict(process: Process, session: str) -> None:
+    """What the worker does with a session when the disk is full."""
+    evictor = Evictor(process.worker._site, 0)
+    evictor._queue.append(process.key(session))
+    evictor._scan_at = math.inf
+    async with process.worker._rounds:
+        for each in await evictor._confirm():
+            await evictor._evict(*each)
+
+
 async def flush(process: Process) -> None:
     """`flush` of all."""
     await process.worker.flush(once=True)
 
 
-NAMED: Final[dict[str, Job]] = {"turn": turn, "poll": poll, "discover": discover, "flush": flush}
+NAMED: Final[dict[str, Job]] = {"turn": turn, "poll": poll, "discover": discover, "flush": flush, "alone": alone}
 
 
 async def verify(process: Process, found: list[Difference]) -> None:
@@ -71,7 +88,7 @@ async def guarded(process: Process, job: Job) -> None:
         if not process.site.ask:
             raise _not_allowed(process, error) from error
     except RemoteRejected as error:
-        if not process.worker._asides.stopped:
+        if not process.worker._asides.stopped and "does not have it now" not in str(error):
             raise _not_allowed(process, error) from error
     except LocalFirstError as error:
         raise _not_allowed(process, error) from error
@@ -85,3 +102,8 @@ def _not_allowed(process: Process, error: Exception) -> Violation:
 def of_session(session: str) -> Job:
     """The job that fetches a session."""
     return partial(fetch, session=session)
+
+
+def evicting(session: str) -> Job:
+    """The job that evicts a session."""
+    return partial(evict, session=session)

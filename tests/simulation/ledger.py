@@ -11,11 +11,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
+
 import sync.resync
-from localfirst.change import Admitted, Change, decode_change
+from localfirst.change import TOUCH, Admitted, Change, decode_change
 from localfirst.checkpoint import State, merge_states
 from localfirst.codec import Codec
 from localfirst.errors import MalformedChange
+from localfirst.lifetime import decode_touch
 
 
 class Ledger:
@@ -34,7 +37,7 @@ class Ledger:
         except KeyError:
             pass
         try:
-            change: Change | None = decode_change(data)
+            change: Change | None = _named(decode_change(data))
         except MalformedChange:
             change = None
         self._changes[data] = change
@@ -49,6 +52,15 @@ class Ledger:
         self._folded[checkpoint] = frozenset(times)
 
 
+def _named(change: Change) -> Change:
+    """But for what says in a next life of a session what was set in the last: that has the time of what comes after it,
+    and is nobody's."""
+    wish = decode_touch(change.body) if change.kind == TOUCH and change.counter == 1 else None
+    if wish is None or wish.ttl is None or wish.item_ttl is None:
+        return change
+    return msgspec.structs.replace(change, time=0)
+
+
 def _times(state: State) -> set[int]:
     found: set[int] = state.__dict__.setdefault("times", set())
     return found
@@ -60,7 +72,7 @@ def _new_in(state: State, entries: Iterable[Admitted]) -> Iterator[int]:
     for _, _, change in entries:
         if change.origin and change.counter > known.get(change.origin, 0):
             known[change.origin] = change.counter
-            yield change.time
+            yield _named(change).time
 
 
 @contextmanager

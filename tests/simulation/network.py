@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import TypeVar
 
@@ -107,7 +108,7 @@ class Link(CentralStore):
         return await self._call(lambda: now(self._store.identify()))
 
     async def push(self, runs: Sequence[Run]) -> list[Pushed]:
-        return await self._call(lambda: self._push(list(runs)))
+        return await self._call(partial(self._push, list(runs)))
 
     def _push(self, runs: list[Run]) -> list[Pushed]:
         if len(runs) > 1 and self._weather.random.random() < self._weather.lost:

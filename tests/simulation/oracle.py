@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from localfirst import jsonvalue
 from localfirst.change import APPEND, CLEAR, DROP, END, FORK, INCREMENT, PUT, REMOVE, Change
+from tests.simulation.world import WORLD
 
 
 class Violation(AssertionError):
@@ -44,6 +45,8 @@ class Record:
     branch: int = 0
     """On which it was made (drop: which it deletes), by the time of its fork; 0: main."""
     turn: Turn | None = None
+    at: float = 0.0
+    """When that was, by the clock that nobody has."""
 
 
 class Oracle:
@@ -84,7 +87,7 @@ class Oracle:
     def note(self, session: str, change: Change, directory: int, seen: Iterable[bytes], branch: int) -> Record:
         """A change is on disk. `seen`: what it takes away, or over."""
         turn = self.turns.setdefault((session, change.turn), Turn(directory)) if change.turn else None
-        record = Record(change.time, session, change.kind, change.body, directory, list(seen), branch, turn)
+        record = Record(change.time, session, change.kind, change.body, directory, list(seen), branch, turn, WORLD.now)
         if change.kind == APPEND:
             record.items = jsonvalue.split(change.body)
             self.of_item.update(dict.fromkeys(record.items, record))

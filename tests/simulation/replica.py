@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
 from localfirst.aside import Quarantine
 from localfirst.change import new_id
-from localfirst.clock import HybridClock
+from localfirst.clock import CentralTime, HybridClock, Reckoning
 from localfirst.identity import Identity
 from localfirst.local import Local
 from localfirst.log import Log
@@ -25,7 +26,7 @@ from sync.site import Limits, Site
 from sync.worker import Options, Worker
 from tests.simulation.rows import Disk, Life, MemoryRows
 from tests.simulation.server import NAMESPACE
-from tests.simulation.world import WORLD, SimulatedClock
+from tests.simulation.world import WORLD, SimulatedClock, wall
 
 _OPTIONS: Final = Options(poll_interval=20.0, sync_interval=0.0)
 
@@ -35,6 +36,8 @@ class Clock:
 
     def __init__(self, skew: float) -> None:
         self.skew = skew
+        self.stepped = False
+        """It was set: what is known of how far it is off may be wrong."""
 
     def __call__(self) -> float:
         return self.skew
@@ -79,12 +82,32 @@ class Directory:
     def fresh_view(self, session: str) -> View:
         """A session, read from nothing."""
         key = session_key(NAMESPACE, session)
-        return View(self.log, HybridClock(lambda: 0), key, Head(NAMESPACE, session), lambda: False)
+        head = Head(NAMESPACE, session)
+        return View(self.log, HybridClock(lambda: 0), key, head, lambda: False, _Now(self.clock, self._reckoning))
+
+    def now(self) -> int:
+        """Unix milliseconds by the central store's clock, as far as that is known here."""
+        return _Now(self.clock, self._reckoning).now()
+
+    def _reckoning(self) -> Reckoning:
+        return self.identity.reckoning(NAMESPACE)
 
     def kill(self) -> None:
         """All of its processes."""
         for process in list(self.processes):
             process.kill()
+
+
+class _Now(CentralTime):
+    """As a process knows it that begins just now."""
+
+    def __init__(self, skew: Clock, known: Callable[[], Reckoning]) -> None:
+        super().__init__(wall(skew))
+        self._newest = known
+
+    def now(self) -> int:
+        self.reckoning = self._newest()
+        return super().now()
 
 
 class OrderedReplicator(Replicator):
@@ -99,16 +122,21 @@ class OrderedReplicator(Replicator):
 class Process:
     """One process on a directory."""
 
-    def __init__(self, directory: Directory, link: CentralStore, limits: Limits, tell: Any, *, ask: bool) -> None:
+    def __init__(
+        self, directory: Directory, link: CentralStore, limits: Limits, tell: Any, *, ask: bool, reckons: bool
+    ) -> None:
+        """`reckons`: its clock follows that of the central store, as in the product; else it goes as it likes."""
         self.directory = directory
         self.life = Life()
         self.name = new_id()
         WORLD.alive.add(self.name)
-        self.clock = SimulatedClock(directory.clock)
         self.log = Log(MemoryRows(directory.disk, self.life))
+        time = CentralTime(wall(directory.clock), partial(Identity(self.log.rows).reckoning, NAMESPACE))
+        self.time = time
+        self.clock = SimulatedClock(time.timestamp if reckons else wall(directory.clock))
         one_loop = WORLD.random.random() < 0.3
         log = self.log if one_loop else Log(MemoryRows(directory.disk, self.life))
-        self.site = Site(log, link, NAMESPACE, tell, limits, ask)
+        self.site = Site(log, link, NAMESPACE, tell, limits, ask, time=time)
         self.worker = Worker(Path("simulated"), self.site, _OPTIONS)
         self.worker._work.replicator = OrderedReplicator(self.site)
         self.turns = Turns(self.log)
@@ -116,15 +144,21 @@ class Process:
         self.open_turns: dict[str, Turn] = {}
         self.task: Coroutine[Any, Any, None] | None = None
         self.begun = False
+        self.wanted: set[str] = set()
+        """Sessions that were evicted, and that somebody asked for."""
         self._views: dict[str, View] = {}
         directory.processes.append(self)
 
     def view(self, session: str) -> View:
         """A session, as the agents of this process see it."""
         if session not in self._views:
-            head = Head(NAMESPACE, session, origin=Identity(self.log.rows).replica_id())
-            self._views[session] = View(self.log, self.clock, self.key(session), head, lambda: False)
+            head = self.new_head(session)
+            self._views[session] = View(self.log, self.clock, self.key(session), head, lambda: False, self.time)
         return self._views[session]
+
+    def new_head(self, session: str) -> Head:
+        """Of a session that was never here."""
+        return Head(NAMESPACE, session, origin=Identity(self.log.rows).replica_id())
 
     @staticmethod
     def key(session: str) -> SessionKey:

@@ -74,5 +74,7 @@ def _live(universe: Universe) -> None:
             universe.arrive()
         else:
             universe.go_on()
+        if universe.lives is not None and chance > 0.9:
+            universe.peek()
     heal(universe, faults)
     final.check(universe)

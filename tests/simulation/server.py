@@ -6,9 +6,10 @@ import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Coroutine, Sequence
 from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from localfirst.change import new_id
+from localfirst.change import Change, new_id
 from localfirst.checkpoint import MARKED, decode_state
 from localfirst.errors import RemoteRejected
 from localfirst.testing.memory import MemoryServer, MemoryStore
@@ -34,6 +35,15 @@ def now(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waits")
 
 
+@dataclass
+class Life:
+    """All that was ever in one life of a session."""
+
+    times: set[int] = field(default_factory=set)
+    log: dict[tuple[str, int], tuple[Change, int]] = field(default_factory=dict)
+    """By origin and counter, in order, with the times of admission."""
+
+
 class Server:
     """What all replicas share."""
 
@@ -50,6 +60,8 @@ class Server:
         self.ledger = ledger
         self._memory = MemoryServer(lambda: int((WORLD.now + self.skew) * 1000))
         self._before: dict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=4))
+        self.lives: dict[tuple[str, str], Life] = defaultdict(Life)
+        """By session and generation."""
         self._named: dict[tuple[str, str, int], int] = {}
 
     def store(self) -> MemoryStore:
@@ -60,6 +72,24 @@ class Server:
     def sessions(self) -> Sessions:
         """By id; each has generation, log, acked, digest and checkpoint."""
         return self._memory.namespace(NAMESPACE).sessions
+
+    def now(self) -> int:
+        """Its clock, Unix milliseconds."""
+        return self._memory.now()
+
+    def alive(self, session_id: str) -> Any:
+        """A session, unless it has expired; None: it is not there."""
+        session = self.sessions.get(session_id)
+        return None if session is None or 0 < session.expires_at <= self.now() else session
+
+    def ends(self) -> dict[tuple[str, str], str]:
+        """How lives ended, by session and generation."""
+        known = self._memory.namespace(NAMESPACE).ends
+        ends: dict[tuple[str, str], str] = {life: end.how for life, end in known.items()}
+        for name, session in self.sessions.items():
+            if self.alive(name) is None:
+                ends[name, session.generation] = "expired"
+        return ends
 
     def push(self, store: MemoryStore, runs: Sequence[Run]) -> list[Pushed]:
         """Admit runs, and remember how it was before."""
@@ -78,7 +108,11 @@ class Server:
         for entry in self.log(session_id):
             change = self.ledger.change(entry.data)
             if change is not None:
-                self.admitted.add(change.time)
+                life = self.lives[session_id, self.sessions[session_id].generation]
+                if self._oracle.record(change) is not None:
+                    self.admitted.add(change.time)
+                    life.times.add(change.time)
+                life.log[change.origin, change.counter] = change, entry.admitted_at
                 first = self._named.setdefault((session_id, change.origin, change.counter), change.time)
                 if first != change.time:
                     self._oracle.confuse(session_id, (first, change.time))

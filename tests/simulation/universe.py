@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
+from functools import partial
 
 from localfirst.errors import LocalFirstError
-from sync.site import Limits, Notice, Stopped
+from sync.site import Limits, Notice, Over, Stopped
 from tests.simulation import jobs
 from tests.simulation.agents import Action, Agents
 from tests.simulation.holdings import held
 from tests.simulation.ledger import Ledger
+from tests.simulation.lives import Lives
 from tests.simulation.network import Link, Weather
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.replica import Clock, Directory, Process
@@ -31,8 +33,9 @@ class Universe:
         self.oracle = Oracle()
         self.ledger = Ledger()
         self.server = Server(self.ledger, self.oracle)
-        self.watch = Watch(self.oracle, self.server, self.ledger)
-        self.agents = Agents(self.oracle, self._between, self.watch, branching=seed % 3 == 0)
+        self.lives = Lives(self.oracle, self.server, self.ledger) if seed % 3 == 1 else None
+        self.watch = Watch(self.oracle, self.server, self.ledger, self.lives)
+        self.agents = Agents(self.oracle, self._between, self.watch, branching=seed % 3 == 0, lives=self.lives)
         choose = WORLD.random
         self.sessions = [f"s{number}" for number in range(choose.choice((1, 1, 2, 2, 3, 4)))]
         self.limits = Limits(
@@ -74,7 +77,9 @@ class Universe:
 
     def start(self, directory: Directory) -> Process:
         """A new process."""
-        return Process(directory, Link(self.server, self.weather), self.limits, self._told, ask=self.ask)
+        link = Link(self.server, self.weather)
+        told = partial(self._told, directory)
+        return Process(directory, link, self.limits, told, ask=self.ask, reckons=self.lives is not None)
 
     def any_process(self) -> Process:
         """Of any directory."""
@@ -88,7 +93,11 @@ class Universe:
         """For the trace."""
         self.trace.append(f"{self.step:4} {text}")
 
-    def _told(self, notice: Notice) -> None:
+    def _told(self, directory: Directory, notice: Notice) -> None:
+        if isinstance(notice, Over) and self.lives is not None:
+            self.say(f"directory {directory.number} {notice.session_id} is {notice.how}")
+            self.watch.look(directory, self.sessions)
+            self.lives.told(directory, notice.session_id)
         if isinstance(notice, Stopped):
             aside = notice.aside
             self.say(f"stopped: {aside.session_id} {aside.direction}: {aside.reason}")
@@ -118,6 +127,8 @@ class Universe:
             raise Violation(10, "what is on disk can be read", f"{where}: {type(error).__name__}: {error}") from error
         self.say(f"directory {process.directory.number} {process.name[:3]} {session} {done}")
         self.after(process)
+        if self.lives is not None:
+            self.lives.deleted()
 
     def _between(self, process: Process, session: str) -> None:
         others = [other for other in process.directory.processes if not other.view(session).lock.locked()]
@@ -129,9 +140,17 @@ class Universe:
         process = self.any_process()
         if process.task is None:
             name = WORLD.random.choices(("turn", "poll", "discover", "fetch", "flush"), (4, 8, 3, 2, 2))[0]
-            job = jobs.of_session(WORLD.random.choice(self.sessions)) if name == "fetch" else jobs.NAMED[name]
+            if self.lives is not None:
+                name = WORLD.random.choices((name, "alone", "evict"), (12, 1, 3))[0]
+                name = "fetch" if process.wanted else name
+            job = jobs.NAMED.get(name) or self._job_of_one(process, name)
             process.task = jobs.guarded(process, job)
             self.say(f"directory {process.directory.number} {process.name[:3]} begins {name}")
+
+    def _job_of_one(self, process: Process, name: str) -> jobs.Job:
+        session = WORLD.random.choice(sorted(process.wanted) or self.sessions)
+        process.wanted.discard(session)
+        return jobs.of_session(session) if name == "fetch" else jobs.evicting(session)
 
     def go_on(self) -> None:
         """Some process with a job goes on for a while."""
@@ -147,9 +166,13 @@ class Universe:
     def advance(self, process: Process, count: int) -> None:
         """Drive the job of a process over some awaits."""
         assert process.task is not None
+        WORLD.machine = process.directory.clock
         try:
             for _ in range(count):
                 process.task.send(None)
+                if self.lives is not None:
+                    self.lives.note_ends(self.directories)
+                    self.watch.look(process.directory, self.sessions)
         except StopIteration:
             process.task = None
         except Crash:
@@ -160,13 +183,22 @@ class Universe:
         """Bury the dead, and look at what was written."""
         if process.life.dead:
             process.kill()
+        if self.lives is not None:
+            self.lives.note_ends(self.directories)
         self.watch.look(process.directory, self.sessions)
+
+    def peek(self) -> None:
+        """Somebody looks, though nothing was written: time passes."""
+        directory = WORLD.random.choice(self.directories)
+        self.watch.check(directory, WORLD.random.choice(self.sessions))
 
     def arrive(self) -> None:
         """A request comes that nobody waits for any more."""
         if self.weather.later:
             request = self.weather.later.pop(WORLD.random.randrange(len(self.weather.later)))
             self.say("a late request arrives")
+            if self.lives is not None and isinstance(request, partial):
+                self.lives.late(data for run in request.args[0] if run.fresh for data in run.changes)
             with suppress(LocalFirstError):
                 request()
 

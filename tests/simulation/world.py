@@ -17,6 +17,7 @@ import localfirst.volumes
 import sync.agenda
 import sync.asides
 import sync.contact
+import sync.evict
 import sync.worker
 from localfirst.clock import HybridClock
 
@@ -34,11 +35,17 @@ class World:
         self.now = 1_700_000_000.0
         self.alive: set[str] = set()
         """The owners of turns whose processes live."""
+        self.machine: Callable[[], float] = lambda: 0.0
+        """By how much the clock of the machine is off on which something goes on just now."""
         self._times: set[int] = set()
 
     def time(self) -> float:
         """Unix seconds by the clock that nobody has: those of replicas and servers are beside it."""
         return self.now
+
+    def time_here(self) -> float:
+        """Unix seconds by the clock of the machine on which something goes on just now."""
+        return self.now + self.machine()
 
     def token_bytes(self, size: int) -> bytes:
         """Bytes, as `os.urandom` gives them."""
@@ -59,11 +66,13 @@ class World:
 WORLD = World()
 
 
+def wall(skew: Callable[[], float]) -> Callable[[], int]:
+    """The clock of a machine, as a timestamp."""
+    return lambda: int((WORLD.now + skew()) * 1000) << 16
+
+
 class SimulatedClock(HybridClock):
     """The clock of one process, whose times name the changes: no other clock gives the same."""
-
-    def __init__(self, skew: Callable[[], float]) -> None:
-        super().__init__(lambda: int((WORLD.now + skew()) * 1000) << 16)
 
     def now(self) -> int:
         """A timestamp of its own."""
@@ -85,8 +94,9 @@ def deterministic() -> Iterator[None]:
         (localfirst.turns, "_is_alive", _is_alive),
         (sync.agenda, "time", clock),
         (sync.asides, "time", clock),
-        (sync.contact, "time", clock),
+        (sync.contact, "time", SimpleNamespace(time=WORLD.time_here, monotonic=WORLD.time)),
         (sync.worker, "time", clock),
+        (sync.evict, "time", clock),
         (sync.worker, "random", SimpleNamespace(uniform=lambda lower, upper: (lower + upper) / 2)),
         (sync.worker, "SETTLE_ROWS", 20),
     ]
