@@ -73,7 +73,8 @@ async def read_stretch(
     reader = _Reader(head, site.codec(head), await patiently(partial(site.quarantine.skipped, key)))
     reader.stretch.twin = twin
     reader.stretch.lifetime = head.lifetime if lifetime is None else lifetime
-    reader.stretch.known = seen_after(site, head, {}) if seen is None else dict(seen)
+    if site.codec(head).seals:
+        reader.stretch.known = seen_after(site, head, {}) if seen is None else dict(seen)
     decoded: list[tuple[LogEntry, Change | None]] = []
     for place, entry in enumerate(entries, start=after + 1):
         try:
