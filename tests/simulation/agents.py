@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from localfirst import jsonvalue, plans
 from localfirst.branches import Line, encode_drop
-from localfirst.change import APPEND, CLEAR, DROP, END, PUT, REMOVE, TOUCH, Change, decode_change
+from localfirst.change import APPEND, CLEAR, DROP, END, PUT, REMOVE, TOUCH, Change
 from localfirst.errors import InvalidItem
 from localfirst.fold import Fold
 from localfirst.lifetime import Wish, encode_touch
@@ -256,7 +256,7 @@ class Agents:
         self, process: Process, session: str, before: AbstractSet[bytes], seen: Sequence[bytes], branch: int
     ) -> None:
         for key, data in self._slots(process, session).items():
-            change = decode_change(data) if data and key not in before else None
+            change = WORLD.vault.codec(session).decode(data) if data and key not in before else None
             if change is None or change.kind == END or change.time in self._oracle.records:
                 continue
             record = self._oracle.note(session, change, process.directory.number, seen, branch)

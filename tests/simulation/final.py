@@ -7,7 +7,6 @@ from typing import Any
 
 from localfirst import jsonvalue
 from localfirst.change import APPEND, Admitted, Change
-from localfirst.checkpoint import decode_state
 from localfirst.errors import MalformedChange
 from localfirst.fold import VOID, Fold
 from localfirst.fold import check as fold_check
@@ -22,6 +21,7 @@ from tests.simulation.replica import Directory
 from tests.simulation.server import NAMESPACE
 from tests.simulation.universe import Universe
 from tests.simulation.watch import shown
+from tests.simulation.world import WORLD
 
 
 def check(universe: Universe) -> None:
@@ -141,7 +141,7 @@ def _still_pushed(universe: Universe, directory: Directory, session: str, times:
 
 def _folded(universe: Universe, session: str) -> Fold:
     found = universe.server.sessions[session]
-    fold = decode_state(found.checkpoint.data).fold if found.checkpoint else Fold()
+    fold = WORLD.vault.codec(session).decode_state(found.checkpoint.data).fold if found.checkpoint else Fold()
     fold.admit([Admitted(entry.seq, entry.admitted_at, _readable(universe, entry.data)) for entry in found.log])
     return fold
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from localfirst.errors import LocalFirstError, RemoteLost, RemoteRejected, RemoteUnavailable
+from localfirst.errors import DecryptionError, LocalFirstError, RemoteLost, RemoteRejected, RemoteUnavailable
 from sync.evict import Evictor
 from sync.verify import Difference
 from tests.simulation.oracle import Violation
@@ -87,7 +87,7 @@ async def guarded(process: Process, job: Job) -> None:
     except RemoteLost as error:
         if not process.site.ask:
             raise _not_allowed(process, error) from error
-    except RemoteRejected as error:
+    except (RemoteRejected, DecryptionError) as error:
         if not process.worker._asides.stopped and "does not have it now" not in str(error):
             raise _not_allowed(process, error) from error
     except LocalFirstError as error:

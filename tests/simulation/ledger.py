@@ -7,18 +7,21 @@ and goes with it when it is encoded, decoded or merged.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
 import msgspec
 
 import sync.resync
-from localfirst.change import TOUCH, Admitted, Change, decode_change
+from localfirst.change import TOUCH, Admitted, Change
 from localfirst.checkpoint import State, merge_states
 from localfirst.codec import Codec
-from localfirst.errors import MalformedChange
+from localfirst.errors import DecryptionError, MalformedChange
 from localfirst.lifetime import decode_touch
+from tests.simulation.world import WORLD
+
+_SESSIONS = [f"s{number}" for number in range(4)]
 
 
 class Ledger:
@@ -37,8 +40,8 @@ class Ledger:
         except KeyError:
             pass
         try:
-            change: Change | None = _named(decode_change(data))
-        except MalformedChange:
+            change: Change | None = _named(_opened(data))
+        except (MalformedChange, DecryptionError):
             change = None
         self._changes[data] = change
         return change
@@ -50,6 +53,14 @@ class Ledger:
     def note(self, checkpoint: bytes, times: Iterable[int]) -> None:
         """A checkpoint was made of some changes."""
         self._folded[checkpoint] = frozenset(times)
+
+
+def _opened(data: bytes) -> Change:
+    """Of whichever session it is."""
+    for session in _SESSIONS:
+        with suppress(DecryptionError):
+            return WORLD.vault.codec(session).decode(data)
+    raise DecryptionError
 
 
 def _named(change: Change) -> Change:

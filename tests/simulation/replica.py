@@ -55,7 +55,7 @@ class Directory:
 
     def open_observer(self) -> None:
         """Somebody who looks at everything and changes nothing."""
-        self.log = Log(MemoryRows(self.disk, Life()))
+        self.log = Log(MemoryRows(self.disk, Life()), WORLD.vault)
         self.observed: dict[str, View] = {}
         self.disk.touched.clear()
 
@@ -130,12 +130,12 @@ class Process:
         self.life = Life()
         self.name = new_id()
         WORLD.alive.add(self.name)
-        self.log = Log(MemoryRows(directory.disk, self.life))
+        self.log = Log(MemoryRows(directory.disk, self.life), WORLD.vault)
         time = CentralTime(wall(directory.clock), partial(Identity(self.log.rows).reckoning, NAMESPACE))
         self.time = time
         self.clock = SimulatedClock(time.timestamp if reckons else wall(directory.clock))
         one_loop = WORLD.random.random() < 0.3
-        log = self.log if one_loop else Log(MemoryRows(directory.disk, self.life))
+        log = self.log if one_loop else Log(MemoryRows(directory.disk, self.life), WORLD.vault)
         self.site = Site(log, link, NAMESPACE, tell, limits, ask, time=time)
         self.worker = Worker(Path("simulated"), self.site, _OPTIONS)
         self.worker._work.replicator = OrderedReplicator(self.site)

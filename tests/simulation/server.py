@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from localfirst.change import Change, new_id
-from localfirst.checkpoint import MARKED, decode_state
+from localfirst.checkpoint import MARKED
 from localfirst.errors import RemoteRejected
 from localfirst.testing.memory import MemoryServer, MemoryStore
 from sync.central.base import Checkpoint, Head, LogEntry, Pushed, Run
@@ -122,7 +122,7 @@ class Server:
         if expected is None or expected.generation != checkpoint.generation:
             self.replaced.add(session_id)
             self._oracle.unproved.add(session_id)
-        if max(decode_state(checkpoint.data).fold.counters.values(), default=0) > MARKED:
+        if max(WORLD.vault.codec(session_id).decode_state(checkpoint.data).fold.counters.values(), default=0) > MARKED:
             self._oracle.unproved.add(session_id)
 
     def times(self, session_id: str) -> set[int]:
