@@ -12,6 +12,8 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -32,6 +34,8 @@ _SCAN_SECONDS: Final = 0.25
 """Between two looks for what could go."""
 _SPARED_SECONDS: Final = 0.3
 """Whoever had a session fetched reads it first."""
+_HURRY: Final = 3
+"""Beyond the limit, so many times shorter is what takes its time."""
 
 _logger: Final = logging.getLogger("localfirst.sync")
 
@@ -48,13 +52,21 @@ class Evictor:
         self._site = site
         self._queue: deque[SessionKey] = deque()
         self._confirmed: deque[tuple[SessionKey, Head]] = deque()
-        self._scan_at = -math.inf
+        self._scanned_at = -math.inf
         self._spared: dict[SessionKey, float] = {}
+        self._patience = 1.0
 
-    def spare(self, key: SessionKey) -> None:
-        """Somebody waits for a session, and is about to read it."""
-        if self.limit is not None:
-            self._spared[key] = time.monotonic() + _SPARED_SECONDS
+    @contextmanager
+    def sparing(self, key: SessionKey) -> Iterator[None]:
+        """Around the fetch of a session for which somebody waits: it does not go meanwhile, nor for a moment after."""
+        if self.limit is None:
+            yield
+            return
+        self._spared[key] = math.inf
+        try:
+            yield
+        finally:
+            self._spared[key] = time.monotonic()
 
     async def run(self) -> None:
         """Evict what is used least until there is room, for some milliseconds. To be called when the central store can
@@ -66,6 +78,7 @@ class Evictor:
             self.makes_room = True
             return
         await self._move_log()
+        self._patience = 1.0 if await self._size() <= self.limit else 1 / _HURRY
         self.makes_room = await self._make_room(AT_EASE * self.limit)
         self._queue.extendleft(key for key, _ in reversed(self._confirmed))
         self._confirmed.clear()
@@ -90,7 +103,8 @@ class Evictor:
         """Nothing can go now. Is there room nevertheless, or will there be?"""
         assert self.limit is not None
         waiting = bool(self._spared)
-        self.again_at = max(self._scan_at, time.monotonic()) if waiting else math.inf
+        again_at = max(self._scanned_at + _SCAN_SECONDS * self._patience, time.monotonic())
+        self.again_at = again_at if waiting else math.inf
         return waiting or await self._size() <= FILLING * self.limit
 
     async def _size(self) -> int:
@@ -104,7 +118,7 @@ class Evictor:
     async def _confirm(self) -> deque[tuple[SessionKey, Head]]:
         """The next that can go, as the central store has just said; none: there are none now."""
         while True:
-            if not self._queue and time.monotonic() >= self._scan_at:
+            if not self._queue and time.monotonic() >= self._scanned_at + _SCAN_SECONDS * self._patience:
                 await self._scan()
             if not (batch := await self._next()):
                 return deque()
@@ -129,8 +143,8 @@ class Evictor:
     async def _next(self) -> list[tuple[SessionKey, Head]]:
         """The next that can go."""
         batch: list[tuple[SessionKey, Head]] = []
-        now = time.monotonic()
-        self._spared = {key: until for key, until in self._spared.items() if until > now}
+        since = time.monotonic() - _SPARED_SECONDS * self._patience
+        self._spared = {key: fetched for key, fetched in self._spared.items() if fetched > since}
         while self._queue and len(batch) < _BATCH:
             key = self._queue.popleft()
             head = await self._site.head(key)
@@ -156,7 +170,7 @@ class Evictor:
             ]
             await asyncio.sleep(0)  # The loop may be an application's.
         self._queue = deque(key for _, key in sorted(found))
-        self._scan_at = time.monotonic() + _SCAN_SECONDS
+        self._scanned_at = time.monotonic()
 
 
 def _can_go(head: Head) -> bool:

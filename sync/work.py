@@ -110,8 +110,8 @@ class Work:
     async def pull_one(self, session_id: str) -> None:
         """Bring a session here."""
         key = await self.replicator.know(session_id)
-        self.evictor.spare(key)
-        await self.sync(set(), {key})
+        with self.evictor.sparing(key):
+            await self.sync(set(), {key})
         self._asides.check(key, "pull")
         head = await self._site.head(key)
         if head is not None and head.stub:

@@ -58,7 +58,7 @@ async def evict(process: Process, session: str) -> None:
     """What the worker does with a session when the disk is full."""
     evictor = Evictor(process.worker._site, 0)
     evictor._queue.append(process.key(session))
-    evictor._scan_at = math.inf
+    evictor._scanned_at = math.inf
     async with process.worker._rounds:
         for each in await evictor._confirm():
             await evictor._evict(*each)
