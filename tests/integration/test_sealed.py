@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -311,25 +316,71 @@ def test_rotation_says_what_it_can_t_do(opened: Open, remote: str) -> None:
     assert "sealed with key" in report.left["s"]
 
 
-def test_rotation_goes_on_where_it_was_killed(opened: Open, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_goes_on_where_it_was_killed(opened: Open, redis_url: str, tmp_path: Path, namespace: str) -> None:
     a = opened("a", redis_url, encryption_key=KEY)
-    fill(a)
+    names = [f"s{number}" for number in range(20)]
+    for name in names:
+        for number in range(20):
+            a.session(name).add_message("user", f"{CANARY} {number}")
     a.flush(PATIENCE)
     a.close()
-    a = opened("a", redis_url, encryption_key=rings(OTHER, KEY))
-
-    def stop(done: int, total: int) -> None:
-        if done == 2:
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        a.rotate(PATIENCE, progress=stop)
-    a.close(timeout=0)
+    for done in (1, 7, 13):
+        code = _ROTATE.format(path=str(tmp_path / "a"), url=redis_url, namespace=namespace, done=done)
+        killed = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, check=False)
+        assert killed.returncode == -signal.SIGKILL
     a = opened("a", redis_url, encryption_key=rings(OTHER, KEY))
     assert a.rotate(PATIENCE).ok
     a.close()
-    a = opened("a", redis_url, encryption_key=OTHER)
-    assert [len(a.session(name)) for name in ("s", "t", "u")] == [31, 31, 31]
+    for name in ("a", "new"):
+        store = opened(name, redis_url, encryption_key=OTHER)
+        store.refresh(PATIENCE)
+        assert [len(store.session(name)) for name in names] == [20] * 20
+        assert store.verify(full=True).ok
+
+
+_ROTATE = """
+import os, signal, localfirst
+from localfirst import KeyRing
+
+def told(done, total):
+    if done == {done}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ring = KeyRing([bytes(range(1, 33)), bytes(range(32))])
+store = localfirst.open({path!r}, remote={url!r}, namespace={namespace!r}, encryption_key=ring, worker="none")
+store.rotate(progress=told)
+"""
+
+
+def test_others_read_and_write_while_keys_are_rotated(opened: Open, remote: str) -> None:
+    a, b = opened("a", remote, encryption_key=rings(OTHER, KEY)), opened("b", remote, encryption_key=rings(KEY, OTHER))
+    names = [f"s{number}" for number in range(10)]
+    for name in names:
+        for number in range(30):
+            b.session(name).add_message("user", f"{number}")
+    b.flush(PATIENCE)
+    a.refresh(PATIENCE)
+    written = dict.fromkeys(names, 30)
+    with ThreadPoolExecutor(1) as pool:
+        rotating = pool.submit(a.rotate, PATIENCE)
+        while not rotating.done():
+            for name in names:
+                b.session(name).add_message("user", f"{written[name]}")
+                written[name] += 1
+                assert contents(b.session(name)) == [f"{number}" for number in range(written[name])]
+            time.sleep(0.001)  # As an agent, who thinks between two calls.
+        report = rotating.result()
+    assert set(report.left) <= set(names), "what others seal with the old key all the time may be left"
+    b.close()
+    b = opened("b", remote, encryption_key=rings(OTHER, KEY))
+    assert a.rotate(PATIENCE).ok
+    assert b.rotate(PATIENCE).ok
+    a.close()
+    b.close()
+    c = opened("c", remote, encryption_key=OTHER)
+    c.refresh(PATIENCE)
+    for name in names:
+        assert contents(c.session(name)) == [f"{number}" for number in range(written[name])]
 
 
 def test_a_session_with_keys_of_its_own_can_be_shredded(opened: Open, remote: str) -> None:
