@@ -48,6 +48,11 @@ class Codec:
         """Whether a key is here, by its id."""
         return self.keys is not None and self.keys.has(bytes.fromhex(key_id))
 
+    def can_open(self, data: bytes) -> bool:
+        """Whether what a change (wire bytes) is sealed with is here, if it is sealed."""
+        body = decode_change(data).body
+        return body[:1] != SEALED or (self.keys is not None and self.keys.has(body[1:5]))
+
     def lacks(self, key_id: str) -> DecryptionError:
         """What to tell who lacks a key."""
         from localfirst.crypto import missing_key  # Who has no key need not load what ciphers need.

@@ -209,6 +209,12 @@ class Log:
             self.rows.put(HEAD + key, encode(after))
             return after
 
+    def reseal(self, key: SessionKey, slot: int, before: bytes, after: bytes) -> None:
+        """Keep the same change as other bytes: sealed with another key."""
+        with self.rows.transaction():
+            if self.rows.get(slot_key(key, slot)) == before:
+                self.rows.put(slot_key(key, slot), after)
+
     def lock(self, key: SessionKey, key_id: str) -> None:
         """Note that a key is needed to go on with a session."""
         with self.rows.transaction():

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from localfirst.change import END, MAIN_BRANCH, Change, decode_change, in_turn, new_id
 from localfirst.diskerrors import file_error
+from localfirst.errors import MalformedChange
 from localfirst.log import Log
 from localfirst.records import KEY_BYTES, TURN, Head, SessionKey, number, span
 
@@ -104,17 +105,27 @@ class Turns:
             self._delete(key, turn)
 
     def left_behind(self, directory: Path, namespace: str) -> Iterator[tuple[SessionKey, int]]:
-        """The turns in sessions of a namespace whose process is gone, or has not written for long."""
+        """The turns in sessions of a namespace whose process is gone, or has not written for long.
+
+        Not those that are sealed with keys that are not here: they wait for who has them."""
         alive: dict[str, bool] = {}
         for row_key, value in self._rows.range(*span(TURN)):
             owner, key = self._decode(value).owner, row_key[1 : 1 + KEY_BYTES]
             head = self._log.head(key)
-            if head is not None and head.namespace != namespace:
-                continue  # It may be sealed with keys that are not here.
+            if head is not None and (head.namespace != namespace or not self._can_end(key, head)):
+                continue
             if owner not in alive:
                 alive[owner] = _is_alive(directory, owner)
             if not alive[owner] or self._is_idle(key, row_key):
                 yield key, int.from_bytes(row_key[1 + KEY_BYTES :], "big")
+
+    def _can_end(self, key: SessionKey, head: Head) -> bool:
+        """Whether what is written last could be read here: what ends a turn has to be sealed as the turn is, or nobody
+        who reads it takes its end."""
+        newest = self._log.change(key, self._log.last_slot(key))
+        with suppress(MalformedChange):
+            return newest is None or self._log.codec(head.session_id).can_open(newest)
+        return True
 
     def _is_idle(self, key: SessionKey, row_key: bytes) -> bool:
         began = self._rows.measure(row_key, row_key + b"\0")[2]

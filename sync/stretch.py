@@ -83,6 +83,8 @@ async def read_stretch(
             reader.stretch.poison = error
             break
     rows = await patiently(partial(_own_rows, site, key, head, [change for _, change in decoded if change is not None]))
+    if site.codec(head).seals:
+        await patiently(partial(_take_seals, site, key, head, decoded, rows))
     for entry, change in decoded:
         try:
             reader.take(entry, change, rows)
@@ -123,6 +125,30 @@ def _own_rows(site: Site, key: SessionKey, head: Head, changes: Sequence[Change]
     return dict(enumerate(site.log.run(key, first - 1, max(slots) - first + 1), start=first))
 
 
+def _take_seals(
+    site: Site, key: SessionKey, head: Head, decoded: Sequence[tuple[LogEntry, Change | None]], rows: dict[int, bytes]
+) -> None:
+    """Take over how changes made here are sealed in the central log, where a copy of this directory sealed the same
+    with another key: it is theirs by its bytes."""
+    codec = site.codec(head)
+    for entry, change in decoded:
+        if change is None or not _is_own(head, change):
+            continue
+        slot = head.slot(change.counter)
+        row = rows.get(slot)
+        if slot > head.acked and row and row != entry.data and _is_same(codec, entry.data, row):
+            site.log.reseal(key, slot, row, entry.data)
+            rows[slot] = entry.data
+
+
+def _is_same(codec: Codec, there: bytes, here: bytes) -> bool:
+    try:
+        codec.check_sealed(decode_change(there))
+        return codec.same(there, here)
+    except (DecryptionError, MalformedChange):
+        return False
+
+
 def _is_own(head: Head, change: Change) -> bool:
     """Whether it should be in a slot here. What is folded here is not."""
     return change.origin == head.origin and change.counter >= head.first and head.slot(change.counter) > head.bottom
@@ -148,6 +174,10 @@ class _Reader:
         change = decode_change(entry.data)
         if change.origin == self._head.origin:
             return self._codec.opened(change)
+        return self._checked(change)
+
+    def _checked(self, change: Change) -> Change:
+        """What is in a change that was not made here, whatever it says."""
         self._codec.check_sealed(change)
         opened = self._codec.opened(change)
         try:
@@ -160,13 +190,9 @@ class _Reader:
 
     def take(self, entry: LogEntry, change: Change | None, rows: dict[int, bytes]) -> None:
         stretch = self.stretch
-        if (
-            change is not None
-            and _is_own(self._head, change)
-            and rows.get(self._head.slot(change.counter)) != entry.data
-        ):
-            self._codec.check_sealed(decode_change(entry.data))  # It was not made here, whatever it says.
         if change is not None:
+            if change.origin == self._head.origin and not self._is_here(entry, change, rows):
+                self._checked(decode_change(entry.data))
             self._check_follows(change)
         stretch.count += 1
         if change is None:
@@ -182,6 +208,9 @@ class _Reader:
             if not self._turns.follow(entry.data):
                 return
         stretch.whole = stretch.count
+
+    def _is_here(self, entry: LogEntry, change: Change, rows: dict[int, bytes]) -> bool:
+        return _is_own(self._head, change) and rows.get(self._head.slot(change.counter)) == entry.data
 
     def _check_follows(self, change: Change) -> None:
         """Nobody can forge what is sealed, but it could be left out."""
@@ -202,7 +231,7 @@ class _Reader:
         own = _is_own(head, change)
         if own and stretch.first is None:
             stretch.first = slot
-        same = own and rows.get(slot) == entry.data
+        same = self._is_here(entry, change, rows)
         if same and (stretch.twin is None or slot < stretch.twin):
             stretch.acked = slot
             _add_own(stretch.page.own, OwnRange(entry.seq, entry.admitted_at, slot, 1))

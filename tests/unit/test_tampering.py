@@ -16,8 +16,9 @@ from localfirst.codec import Vault
 from localfirst.errors import DecryptionError, MalformedChange
 from localfirst.keys import KeyRing
 from localfirst.metadata import encode_put
+from localfirst.records import session_key
 from localfirst.testing.memory import MemoryServer
-from sync.central.base import Checkpoint
+from sync.central.base import Checkpoint, LogEntry
 from sync.site import Limits
 from tests.unit.replica import Replica
 
@@ -199,3 +200,40 @@ async def test_no_other_checkpoint_is_taken(
     refused = (await reader.sync("s")).refused
     assert {type(refusal.error) for refusal in refused.values()} == {DecryptionError}
     assert reader.view("s").refresh().metadata == {}
+
+
+def forged_by(origin: str) -> Callable[[Log], Log]:
+    return lambda log: [forged(origin, counter) for counter in range(1, len(log) + 1)]
+
+
+async def test_no_change_of_ours_that_was_folded_here_is_forged(tmp_path: Path, server: MemoryServer) -> None:
+    author = Replica(tmp_path / "a", server, Limits(compact_after=1, compact_bytes=-9999, keep=0), vault=VAULT)
+    author.add("s", "genuine")
+    for number in range(3):
+        author.write("s", plans.always((PUT, encode_put("key", "last", b"%d" % number))))
+        await author.sync("s")
+    session = server.namespace("default").sessions["s"]
+    assert author.head("s").bottom > 1
+    session.checkpoint, session.log = None, [LogEntry(seq, 1, b"") for seq in range(1, author.head("s").seq + 1)]
+    tamper(server, forged_by(author.origin))
+    await assert_is_noticed(author, ["genuine"])
+
+
+async def test_no_change_of_ours_that_was_evicted_here_is_forged(tmp_path: Path, server: MemoryServer) -> None:
+    author = device(tmp_path / "a", server)
+    author.add("s", "genuine")
+    author.add("s", "genuine")
+    await author.sync("s")
+    assert author.log.evict(session_key("default", "s"), author.head("s"), 1)
+    tamper(server, forged_by(author.origin))
+    await assert_is_noticed(author, [])
+
+
+async def test_what_is_forged_in_our_name_is_checked_as_what_others_say(tmp_path: Path, server: MemoryServer) -> None:
+    """Where nothing is sealed anybody can write in our name, but not what can't be folded."""
+    author = Replica(tmp_path / "a", server)
+    author.add("s", "genuine")
+    await author.sync("s")
+    junk = encode_change(Change(author.origin, 2, 1 << 40, 1, "main", APPEND, b"junk"))
+    tamper(server, lambda log: [*log, junk])
+    await assert_is_noticed(author, ["genuine"])
