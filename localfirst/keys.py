@@ -28,6 +28,7 @@ class KeyRing:
 
     A key is 32 bytes, or the same in base64 (as Fernet and `openssl rand -base64 32` have it), or a passphrase of at
     least 8 characters, which is as weak as it can be guessed, and takes a quarter of a second when the store is opened.
+    White space around the last two is no part of them.
     `sessions`: keys of single sessions, which are sealed with no others: without them, such a session is unreadable for
     good, whatever copies of it there are. `plain`: take from the central store also what was written without a key.
     Raises `ConfigurationError` for what is no key.
@@ -110,9 +111,13 @@ def _secrets(keys: Key | Sequence[Key]) -> list[_Secret]:
 def _secret(key: object) -> _Secret:
     if not isinstance(key, (str, bytes)):
         raise ConfigurationError(f"an encryption key is a string or bytes, not {type(key).__name__}")
-    data = key.encode() if isinstance(key, str) else key
     if isinstance(key, bytes) and len(key) == KEY_BYTES:
         return _Secret(key, False)
+    key = key.strip()  # Of a file or a variable it may have a line end, and would be another.
+    try:
+        data = key.encode() if isinstance(key, str) else key
+    except UnicodeEncodeError:
+        raise ConfigurationError("an encryption key is text, and this holds what is none (UTF-8)") from None
     if _BASE64.fullmatch(data):
         return _Secret(base64.b64decode(data.replace(b"-", b"+").replace(b"_", b"/")), False)
     if isinstance(key, bytes):

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from localfirst.codec import Codec
-from localfirst.errors import ConfigurationError, DecryptionError, StoreCorrupt
+from localfirst.errors import ConfigurationError, DecryptionError, MalformedChange, StoreCorrupt
 from localfirst.local import Local
 from localfirst.log import Log
 from localfirst.records import CHANGE, SessionKey, span
@@ -31,7 +31,7 @@ def seal_here_anew(local: Local, namespace: str, rotation: Rotation) -> None:
         left = ""
         try:
             _seal_anew(local.log, key, session_id)
-        except (DecryptionError, StoreCorrupt) as error:
+        except (DecryptionError, MalformedChange, StoreCorrupt) as error:
             left = str(error)
         rotation.note(key, session_id, left, len(known))
     local.log.must_scrub()

@@ -30,7 +30,7 @@ def key_ring() -> KeyRing | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(f"the key file can't be read: {error}") from error
     except UnicodeDecodeError:

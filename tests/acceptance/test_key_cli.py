@@ -42,6 +42,13 @@ def test_a_key_comes_from_a_file_or_the_environment(home: Path, tmp_path: Path) 
         assert "a secret" in done.output
 
 
+def test_a_key_file_may_begin_as_some_editors_have_it(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"{OLD}\r\n", encoding="utf-8-sig")
+    done = run("--key-file", str(file), "show", "user-1", "--store", str(home))
+    assert done.exit_code == 0, done.output
+
+
 @pytest.mark.parametrize("env", [{}, {"LOCALFIRST_KEY": NEW}])
 def test_without_it_that_is_told(home: Path, env: dict[str, str]) -> None:
     done = run("show", "user-1", "--store", str(home), env=env)

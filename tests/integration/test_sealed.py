@@ -16,6 +16,7 @@ import pytest
 
 import localfirst
 from localfirst import DecryptionError, KeyRing, SessionEvent
+from localfirst.records import slot_key
 from tests.faults.proxy import Proxy
 from tests.integration.stores import Open, contents
 
@@ -297,6 +298,20 @@ def test_rotation_without_a_central_store(opened: Open, tmp_path: Path) -> None:
     store = opened("a", None, encryption_key=OTHER)
     assert contents(store.session("plain")) == [f"{CANARY} hello"]
     assert len(store.session("s")) == 31
+
+
+def test_rotation_goes_on_behind_what_can_t_be_read(opened: Open) -> None:
+    store = opened("a", None, encryption_key=KEY)
+    fill(store)
+    damaged = store.session("t")._key
+    store._local.log.rows.put(slot_key(damaged, 1), b"junk")
+    store.close()
+    store = opened("a", None, encryption_key=rings(OTHER, KEY))
+    report = store.rotate()
+    assert list(report.left) == ["t"]
+    store.close()
+    store = opened("a", None, encryption_key=OTHER)
+    assert [len(store.session(name)) for name in ("s", "u")] == [31, 31]
 
 
 def test_rotation_says_what_it_can_t_do(opened: Open, remote: str) -> None:

@@ -107,12 +107,21 @@ def test_a_passphrase_is_the_same_key_everywhere_in_a_namespace() -> None:
         ("secret", "at least 8"),
         (32, "not int"),
         (None, "not NoneType"),
+        ("\udc80" * 8, "holds what is none"),
+        (" secret \n", "at least 8"),
     ],
 )
 def test_refuses_what_is_no_key(key: object, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
         KeyRing([key])  # type: ignore[list-item]
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [KeyRing.generate(), KeyRing.generate().encode(), "a passphrase"])
+def test_the_line_end_of_a_file_makes_no_other_key(key: str | bytes) -> None:
+    end = "\r\n" if isinstance(key, str) else b"\r\n"
+    assert keys(key + end).ids == keys(key).ids  # type: ignore[operator]
+    assert keys(b"\n" * 32).ids != keys(b" " * 32).ids, "of a key nothing is taken away"
 
 
 def test_refuses_rings_that_make_no_sense() -> None:
