@@ -45,26 +45,33 @@ def resolve_conflicts(local: Local, key: SessionKey, session_id: str) -> list[Re
 
 
 def _resolve(local: Local, key: SessionKey, session_id: str, each: Unresolved, function: Function) -> Resolution | None:
-    value, problem = _ask(session_id, each, function)
+    value, problem = _ask(local, session_id, each, function)
     conflict = each.conflict._replace(problem=problem)
     step = Replace(conflict.key, each.register, _step(conflict.key, value))
     try:
         local.write(key, session_id, step, fresh=True)
     except LocalFirstError as error:
-        _logger.exception("session %r: what the resolver of %r said can't be put", session_id, conflict.key)
+        named = _named(local, session_id, conflict.key)
+        _logger.exception("session %r: what the resolver of %s said can't be put", session_id, named)
         return Resolution(conflict._replace(problem=problem or str(error)), _value(each.register.value), changed=False)
     return Resolution(conflict, _value(value), changed=value != each.register.value) if step.done else None
 
 
-def _ask(session_id: str, each: Unresolved, function: Function) -> tuple[bytes | None, str]:
+def _ask(local: Local, session_id: str, each: Unresolved, function: Function) -> tuple[bytes | None, str]:
     """What the function says, as JSON; or what rule `last` chose, and the problem that the function had."""
     key = each.conflict.key
     try:
         said = function(key, _value(each.mine), _value(each.theirs), _value(each.base))
         return None if said is None else jsonvalue.encode(said), ""
     except BaseException as error:  # As of a callback: an exit that it asks for can't be had in this thread.
-        _logger.exception("session %r: the resolver of %r failed; the later write stands", session_id, key)
+        named = _named(local, session_id, key)
+        _logger.exception("session %r: the resolver of %s failed; the later write stands", session_id, named)
         return each.register.value, f"{type(error).__name__}: {error}"
+
+
+def _named(local: Local, session_id: str, key: str) -> str:
+    """A key, for the log: not one that is sealed."""
+    return "a key" if local.log.codec(session_id).seals else repr(key)
 
 
 def _step(key: str, value: bytes | None) -> Step:

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from localfirst.change import decode_change, derived_id, extend_digest_by, new_id
-from localfirst.errors import RemoteRejected
+from localfirst.errors import DecryptionError, RemoteRejected
+from localfirst.lifetime import Lifetime
 from localfirst.lives import touched, ttl_set_by
 from localfirst.records import Head, OwnRange, Page, Rename, SessionKey, number
 from localfirst.turns import whole
@@ -104,10 +105,22 @@ class Pusher:
             await self._adopt(key, head)
             return None
         fresh, generation = head.generation is None, head.generation or new_id()
-        ttl = ttl_set_by(self._site.codec(head), changes)
+        ttl = self._ttl(head, changes)
         run = Run(head.session_id, generation, fresh, head.origin, head.counter(after + 1), changes, ttl)
         run.hashes  # noqa: B018 - here, session by session: the agent's thread gets its turn between them
         return _Batch(key, head, run, sum(map(len, changes)), more)
+
+    def _ttl(self, head: Head, changes: Sequence[bytes]) -> int | None:
+        try:
+            return ttl_set_by(self._site.codec(head), changes)
+        except DecryptionError:
+            return head.lifetime.ttl  # What is pending goes up without its key, too: it is noted in the head.
+
+    def _lifetime(self, head: Head, changes: Sequence[bytes]) -> Lifetime:
+        try:
+            return touched(self._site.codec(head), head.lifetime, changes)
+        except DecryptionError:
+            return head.lifetime
 
     async def _run(self, key: SessionKey, start: int) -> tuple[list[bytes], bool] | None:
         """What may go of what is in the slots above: no part of a turn. And whether there may be more.
@@ -213,7 +226,7 @@ class Pusher:
             digest=outcome.digest,
             acked=head.acked + count,
             spent=head.spent + sum(spent_by(decode_change(data)) for data in run.changes),
-            lifetime=touched(self._site.codec(head), head.lifetime, run.changes),
+            lifetime=self._lifetime(head, run.changes),
             expires_at=outcome.expires_at,
             seen=seen_after(self._site, head, {run.origin: run.first + count - 1}),
         )

@@ -81,8 +81,10 @@ class Settler:
 
     async def lost(self, key: SessionKey, head: Head, result: Round) -> None:
         """The central store does not have the session any more. Sending it again may need somebody's consent."""
-        if head.generation is None:
-            return  # It never had: neither side knows more than what is pending here.
+        if head.generation is None:  # It never had: neither side knows more than what is pending here.
+            if head.locked:  # What could not be read is not there any more.
+                await self.settle(key, head, msgspec.structs.replace(head, locked=""), result)
+            return
         if self._site.looks or (head.stub and not await self._is_pending(key, head)):
             return  # There is nothing here to send. Whoever reads it is told.
         reason = "the central store has lost this session"

@@ -18,6 +18,7 @@ import pytest
 import localfirst
 from localfirst import Conflict, SessionEvent
 from tests.faults.central import changes_in
+from tests.integration.stores import settle
 from tests.polling import eventually
 
 Open = Callable[..., localfirst.Store]
@@ -440,3 +441,13 @@ def test_conflicts_that_were_met_while_nobody_listened_are_kept(opened: Open) ->
     b.refresh(10)
     assert conflicts_in(told) == []
     assert len(b.session("s").conflicts()) == 1
+
+
+@pytest.mark.parametrize("function", [raising, a_set])
+def test_what_is_sealed_is_not_named_in_the_log(opened: Open, caplog: pytest.LogCaptureFixture, function: Any) -> None:
+    a, b = (opened(name, encryption_key=bytes(32), resolvers={"canary": function}) for name in "ab")
+    for number, store in enumerate((a, b)):
+        store.session("s").set("canary", [number])
+    settle(a, b)
+    eventually(lambda: "the resolver of a key failed" in caplog.text)
+    assert "canary" not in caplog.text

@@ -7,14 +7,18 @@ from shutil import copytree
 
 import pytest
 
-from localfirst.change import END
+from localfirst.change import APPEND, END, PUT
 from localfirst.codec import Vault
+from localfirst.errors import DecryptionError
 from localfirst.keys import KeyRing
+from localfirst.lifetime import Wish
+from localfirst.metadata import encode_put
 from localfirst.plans import always
 from localfirst.records import session_key
 from localfirst.resealing import _seal_anew
 from localfirst.testing.memory import MemoryServer
 from localfirst.turns import Turns
+from sync.site import Limits
 from tests.unit.replica import Replica
 
 KEY = session_key("default", "s")
@@ -100,3 +104,37 @@ async def test_an_ended_turn_goes_up_without_its_key(tmp_path: Path, server: Mem
     reader = Replica(tmp_path / "b", server, vault=vault(OLD))
     await settle(reader)
     assert reader.items("s") == ["in a turn"]
+
+
+async def test_what_waits_goes_up_without_its_key_and_says_how_long_it_lives(
+    tmp_path: Path, server: MemoryServer
+) -> None:
+    author = Replica(tmp_path / "a", server, vault=vault(OLD))
+    author.view("s").write(always((APPEND, b'["x"]')), fresh=True, wish=Wish(60_000))
+    lacking = Replica(tmp_path / "a", server)
+    await settle(lacking)
+    assert server.namespace("default").sessions["s"].ttl == 60_000
+    assert lacking.pending("s") == 0
+    assert lacking.head("s").ttl == 60_000
+    await settle(author)
+    assert author.items("s") == ["x"]
+
+
+async def test_what_could_not_be_read_and_is_gone_locks_nobody_out(tmp_path: Path, server: MemoryServer) -> None:
+    folding = Limits(compact_after=1, compact_bytes=-(1 << 20), keep=0)
+    author = Replica(tmp_path / "a", server, folding, vault=vault(OLD))
+    for number in range(3):
+        author.write("s", always((PUT, encode_put("k", "last", b"%d" % number))))
+        await author.sync("s")
+    assert server.namespace("default").sessions["s"].checkpoint is not None
+    lacking = Replica(tmp_path / "b", server)
+    (refusal,) = (await lacking.sync("s")).refused.values()
+    assert isinstance(refusal.error, DecryptionError)
+    lacking.log.lock(KEY, refusal.error.key_id)
+    with pytest.raises(DecryptionError):
+        lacking.add("s", "mine")
+    server.wipe()
+    await settle(lacking)
+    lacking.add("s", "mine")
+    await settle(lacking)
+    assert lacking.items("s") == ["mine"]
