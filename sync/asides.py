@@ -67,8 +67,8 @@ class Asides:
         for (key, direction), refusal in refused.items():
             if (head := await self._site.head(key)) is not None:
                 asides[key, direction] = self._aside(head, direction, refusal)
-                if isinstance(refusal.error, DecryptionError) and refusal.error.key_id and direction == "pull":
-                    await patiently(partial(self._site.log.lock, key, refusal.error.key_id))
+                if direction == "pull" and (key_id := self._key_lacking(head, refusal.error)):
+                    await patiently(partial(self._site.log.lock, key, key_id))
         if asides:
             await patiently(partial(self._site.quarantine.put_all, asides))
         self.stopped |= asides
@@ -77,6 +77,12 @@ class Asides:
             if why[0] == aside.direction:  # Of one reason for both directions it is told once.
                 _logger.error("can't be synced (%s): %s", " and ".join(why), aside.reason)
                 self._site.tell(Stopped(key, aside))
+
+    def _key_lacking(self, head: Head, error: LocalFirstError) -> str:
+        """The key without which a session is closed; empty: it is not. Who has read it so far, with a key, goes on with
+        what is here: whoever can write into the central log can name another key there."""
+        read = self._site.codec(head).seals and head.seq > 0 and not head.stub
+        return error.key_id if isinstance(error, DecryptionError) and not read else ""
 
     def _aside(self, head: Head, direction: Direction, refusal: Refusal) -> Aside:
         return Aside(

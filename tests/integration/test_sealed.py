@@ -207,6 +207,29 @@ def test_replicas_that_mix_are_told(opened: Open, remote: str) -> None:
         plain.session("s").add_message("user", "more")
 
 
+def test_who_has_the_key_is_not_locked_out_by_who_has_another(opened: Open, remote: str) -> None:
+    a = opened("a", remote, encryption_key=KEY)
+    a.session("s").add_message("user", "hello")
+    a.flush(PATIENCE)
+    b = opened("b", remote, encryption_key=OTHER, worker="none")
+    b.session("s", hydrate_timeout=0).add_message("user", "with a wrong key")
+    b.flush(PATIENCE)
+    with pytest.raises(DecryptionError, match="sealed with key"):
+        a.refresh(PATIENCE)
+    assert contents(a.session("s")) == ["hello"]
+    a.session("s").add_message("user", "goes on")
+    a.flush(PATIENCE)
+    assert contents(a.session("s")) == ["hello", "goes on"]
+    with pytest.raises(DecryptionError, match="sealed with key"):
+        b.session("s").get_messages()
+    a.close()
+    b.close()
+    a = opened("a", remote, encryption_key=rings(KEY, OTHER))
+    a.refresh(PATIENCE)
+    assert contents(a.session("s")) == ["hello", "with a wrong key", "goes on"]
+    assert a.quarantined() == []
+
+
 def test_sealed_logs_are_folded_and_sealed_checkpoints_read(opened: Open, remote: str) -> None:
     a = opened("a", remote, encryption_key=KEY)
     session = a.session("s")

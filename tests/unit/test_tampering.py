@@ -237,3 +237,13 @@ async def test_what_is_forged_in_our_name_is_checked_as_what_others_say(tmp_path
     junk = encode_change(Change(author.origin, 2, 1 << 40, 1, "main", APPEND, b"junk"))
     tamper(server, lambda log: [*log, junk])
     await assert_is_noticed(author, ["genuine"])
+
+
+async def test_the_calls_of_replicas_are_shown_in_whatever_order_the_central_store_says(
+    tmp_path: Path, server: MemoryServer
+) -> None:
+    await fill(tmp_path, server)
+    tamper(server, lambda log: [*log[3:], *log[:3]])
+    reader = device(tmp_path / "reader", server)
+    assert not (await reader.sync("s")).refused
+    assert reader.items("s") == [*GENUINE[3:], *GENUINE[:3]]
