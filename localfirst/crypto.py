@@ -116,7 +116,7 @@ def missing_key(session_id: str, key_id: bytes) -> DecryptionError:
         of_session(
             session_id,
             f"it is sealed with key {key_id.hex()}, which is not here: open the store with it"
-            " (encryption_key=); until then, it stays as it is",
+            " (encryption_key=, or localfirst --key-file); until then, it stays as it is",
         ),
         key_id.hex(),
     )
