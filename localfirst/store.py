@@ -380,7 +380,9 @@ class Store:
 
     def _rotation(self, progress: Progress | None) -> Rotation:
         if not self._seals:
-            raise ConfigurationError("there is no key to seal with: open the store with encryption_key=")
+            raise ConfigurationError(
+                "there is no key to seal with: open the store with one (encryption_key=, or localfirst --key-file)"
+            )
         return Rotation(progress)
 
     def _act(self, session_id: str, act: Callable[[SessionKey], bool]) -> bool:
