@@ -231,8 +231,9 @@ class Store:
         """Return when everything written before the call (to one session, or all) is in the central store.
 
         `timeout` in seconds, None: for ever; `SyncTimeout` says what is left. `ConfigurationError` and the like when
-        somebody must act first. `SessionDeleted` when all is done, but something was dropped, because another replica
-        had deleted its session. At once without a central store.
+        somebody must act first. `SessionDeleted` when all is done, but something was dropped in the meantime, because
+        another replica had deleted its session; what a worker had dropped before the call, `SESSION_DELETED` told. At
+        once without a central store.
 
         >>> store.flush(timeout=5)
         """
