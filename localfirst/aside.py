@@ -71,8 +71,9 @@ class Quarantine:
         """Give up the change in the central log that can't be read."""
         if aside.is_hopeless:
             raise ConfigurationError(
-                f"{of_session(aside.session_id, aside.reason)}; this can't be given up, only repaired: if the central"
-                " log is damaged, delete the session there and retry, then what is here is sent again"
+                f"{of_session(aside.session_id, aside.reason)}; this can't be given up, only repaired: give the key"
+                " if one is missing; if the central log is damaged, delete the session there and retry, then what is"
+                " here is sent again"
             )
         self._rows.put(VOID + key + aside.mark.encode(), b"")
         self.release(key, aside.direction)

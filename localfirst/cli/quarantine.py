@@ -132,11 +132,11 @@ def _advice(found: list[Quarantined]) -> str:
     helps = ["`localfirst quarantine retry` tries again."]
     if any(each.can_discard for each in found):
         helps.append("`localfirst quarantine discard` gives up what stops a session.")
-        helps += [f"Not {', '.join(hopeless)}:"] if hopeless else []
+        helps += [f"Not {', '.join(hopeless)}."] if hopeless else []
     if hopeless:
         helps.append(
-            "what the reason names has to be repaired first. If that is the central log, delete the session there: what"
-            " is here is sent again then."
+            "What the reason names has to be put right first. A missing key is named by `localfirst --key-file`. If the"
+            " central log is damaged, delete the session there: what is here is sent again then."
         )
     return " ".join(helps)
 
