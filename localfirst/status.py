@@ -85,7 +85,7 @@ class SessionInfo:
     state: Literal["local", "pending", "synced", "evicted", "quarantined", "sealed"]
     """local: never in a central store. pending: changes wait for it. synced: none does. evicted: it is fetched at the
     next access, see `size_limit`; `items` and `bytes` count what was added since. quarantined: see
-    `Store.quarantined`."""
+    `Store.quarantined`. sealed: its key is not here, so nothing of it is counted, nor what is pending."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ def cleanup(
         found = list(opened.sessions(idle_for=least))
         for info in () if as_json else found:
             typer.echo(f"{_told(info)}, changed {ago(info.updated_at)}", err=not dry_run)
+        if dry_run and not found and not as_json:
+            typer.echo(f"no session was found to be idle for {idle_for.strip()}", err=True)
         if found and not yes and not dry_run:
             told = f"Delete {count(len(found), 'session')}? They can't be had back"
             typer.confirm(told, abort=True, err=True)
@@ -94,5 +96,9 @@ def checked_length(text: str) -> timedelta:
 
 
 def _told(info: SessionInfo) -> str:
+    if info.state == "sealed":
+        return f"{name(info.session_id)} (sealed: what is in it can't be read without its key)"
     waiting = f", {info.pending} pending" if info.pending else ""
+    if info.state == "evicted":
+        return f"{name(info.session_id)} (evicted: its items are only in the central store{waiting})"
     return f"{name(info.session_id)} ({count(info.items, 'item')}{waiting})"
