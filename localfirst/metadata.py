@@ -59,7 +59,7 @@ class Conflict(NamedTuple):
 
     key: str
     rule: str
-    """By which it was resolved: the later write's."""
+    """By which it was resolved: the later write's; `counter` for an increment."""
     current: Any
     """The value that stood; None when the key was deleted."""
     incoming: Any
