@@ -56,7 +56,7 @@ def _checked(given: Mapping[str, Resolver]) -> Mapping[str, Resolver]:
         raise ConfigurationError(f"resolvers is a dict of keys or globs, not a {type(given).__name__}")
     for key, resolver in given.items():
         if not isinstance(key, str):
-            raise ConfigurationError(f"resolvers names keys by strings, not by a {type(key).__name__}: {key!r:.60}")
+            raise ConfigurationError(f"resolvers names keys by strings, not by {type(key).__name__}: {key!r:.60}")
         if callable(resolver):
             _check_function(key, resolver)
         elif resolver not in RULES:
