@@ -18,6 +18,8 @@ LEAST_PASSPHRASE: Final = 8
 
 _SCRYPT: Final = partial(hashlib.scrypt, n=1 << 15, r=8, p=3, maxmem=1 << 26, dklen=KEY_BYTES)
 """A quarter of a second of a server's core, and 32 MB. Others would need another `localfirst.codec.SEALED`."""
+_NEARLY: Final = re.compile(rb"[A-Za-z0-9_/+-]{43}=|^[A-Za-z0-9_/+-]{43}$")
+"""Something else is around it, or it lacks its end."""
 _BASE64: Final = re.compile(rb"[A-Za-z0-9_/+-]{43}=")
 
 Key = str | bytes
@@ -100,6 +102,8 @@ class _Secret(NamedTuple):
 
 
 def _secrets(keys: Key | Sequence[Key]) -> list[_Secret]:
+    if not isinstance(keys, (str, bytes, Sequence)):
+        raise ConfigurationError(f"an encryption key is a string or bytes, not {type(keys).__name__}")
     found = [_secret(key) for key in ([keys] if isinstance(keys, (str, bytes)) else keys)]
     if not found:
         raise ConfigurationError("a key ring needs a key: KeyRing.generate() makes one")
@@ -120,6 +124,10 @@ def _secret(key: object) -> _Secret:
         raise ConfigurationError("an encryption key is text, and this holds what is none (UTF-8)") from None
     if _BASE64.fullmatch(data):
         return _Secret(base64.b64decode(data.replace(b"-", b"+").replace(b"_", b"/")), False)
+    if _NEARLY.search(data):
+        raise ConfigurationError(
+            "this is nearly an encryption key: in base64, one is 44 characters, with = at the end and nothing around"
+        )
     if isinstance(key, bytes):
         raise ConfigurationError(
             f"an encryption key of bytes has {KEY_BYTES} of them, or is 44 of base64; this has {len(key)}"

@@ -37,6 +37,18 @@ def milliseconds(name: str, value: object) -> int | None:
     return max(1, round(seconds * 1000))
 
 
+def length(name: str, value: object) -> timedelta:
+    """A length of time, 0 or more. Raises `ConfigurationError`.
+
+    >>> length("idle_for", 1.5)
+    datetime.timedelta(seconds=1, microseconds=500000)
+    """
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds <= MOST_SECONDS:
+        raise ConfigurationError(f"{name} is a number of seconds, 0 or more, or a timedelta, not {value!r}")
+    return timedelta(seconds=seconds)
+
+
 def check_size_limit(size_limit: object) -> None:
     """Raise `ConfigurationError` for what no directory can be kept to."""
     if size_limit is None or (isinstance(size_limit, int) and size_limit >= LEAST_BYTES):

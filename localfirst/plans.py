@@ -174,7 +174,8 @@ def increment(key: str, by: float) -> Plan:
 
     def plan(fold: Fold) -> list[Step]:
         value = value_of(fold, key)
-        before = 0 if value is None else jsonvalue.decode(value)
+        before = None if value is None else jsonvalue.decode(value)
+        before = 0 if before is None else before
         if not is_number(before):
             raise InvalidItem(f"metadata key {key!r} holds no number, so it can't be incremented")
         try:

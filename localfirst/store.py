@@ -23,7 +23,7 @@ from localfirst.keys import Key, KeyRing, key_ring
 from localfirst.lifetime import Wish
 from localfirst.link import Link, connector
 from localfirst.local import Local
-from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, check_size_limit, milliseconds
+from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, check_size_limit, length, milliseconds
 from localfirst.overview import in_quarantine, session_info, store_status
 from localfirst.records import Aside, Direction, SessionKey, session_key
 from localfirst.resealing import seal_here_anew
@@ -161,12 +161,14 @@ class Store:
     def cleanup(self, idle_for: timedelta | float = timedelta(days=30)) -> list[str]:
         """Delete the sessions whose newest change is at least so old (seconds or a timedelta); returns their ids.
 
-        Those that were evicted are fetched first; they stay if that can't be done.
+        Those that were evicted are fetched first; they stay if that can't be done. Raises `ConfigurationError` for what
+        is no length of time.
 
         >>> store.cleanup(idle_for=30 * 86_400)
         []
         """
-        session_ids = [info.session_id for info in self.sessions(idle_for=idle_for) if self._is_idle(info, idle_for)]
+        least = length("idle_for", idle_for)
+        session_ids = [info.session_id for info in self.sessions(idle_for=least) if self._is_idle(info, least)]
         for session_id in session_ids:
             self.delete(session_id)
         return session_ids
@@ -187,13 +189,14 @@ class Store:
     def sessions(self, prefix: str = "", *, idle_for: timedelta | float | None = None) -> Iterator[SessionInfo]:
         """The sessions that are known here and whose id begins with a prefix, in the order of their ids.
 
-        `idle_for` (seconds or a timedelta): only those whose newest change is at least so old.
+        `idle_for` (seconds or a timedelta): only those whose newest change is at least so old. Raises
+        `ConfigurationError` for what is no length of time.
 
         >>> _ = session.add_message("user", "Hello")
         >>> [(info.session_id, info.items) for info in store.sessions("user-")]
         [('user-123', 1)]
         """
-        least = idle_for if isinstance(idle_for, (timedelta, type(None))) else timedelta(seconds=idle_for)
+        least = None if idle_for is None else length("idle_for", idle_for)
         stopped = {key for key, _ in self._stopped()}
         self._local.expire(alone=self._link is None)
         now = moment(pack(self._local.time.now())) or datetime.now(timezone.utc)

@@ -40,7 +40,8 @@ def _read(path: Path) -> str:
 
 
 def _lines(text: str, where: str) -> list[str]:
-    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line.strip() for line in text.splitlines()]
+    keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise ConfigurationError(f"there is no key in {where}: one a line, the newest first")
     return keys

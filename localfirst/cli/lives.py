@@ -12,6 +12,7 @@ from localfirst.cli import stores
 from localfirst.cli.options import AsJson, Namespace, SessionId, StorePath
 from localfirst.cli.output import ago, count, name, print_json
 from localfirst.status import SessionInfo
+from localfirst.store import Store
 
 _UNITS: Final = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _LENGTH: Final = re.compile(r"(\d{1,9})(s|min|h|d|w)")
@@ -54,11 +55,11 @@ def cleanup(
 ) -> None:
     """Delete the sessions to which nothing was written for long, as `localfirst delete` does.
 
-    Tells which they are, and asks.
+    Tells which they are, and asks. Those that were evicted from this disk stay: others may have gone on with them.
     """
     least = checked_length(idle_for)
     with stores.to_mend(store, namespace) as opened:
-        found = list(opened.sessions(idle_for=least))
+        found = _that_may_go(opened, least)
         for info in () if as_json else found:
             typer.echo(f"{_told(info)}, changed {ago(info.updated_at)}", err=not dry_run)
         if dry_run and not found and not as_json:
@@ -76,6 +77,16 @@ def cleanup(
         print_json({"found" if dry_run else "deleted": ids})
     elif not dry_run:
         typer.echo(f"{count(len(ids), 'session')} deleted here; elsewhere with the next sync")
+
+
+def _that_may_go(opened: Store, least: timedelta) -> list[SessionInfo]:
+    """Others may have gone on with a session that was evicted here; that can't be told without the central store."""
+    seen = list(opened.sessions(idle_for=least))
+    found = [info for info in seen if info.state != "evicted"]
+    if len(found) < len(seen):
+        stay = count(len(seen) - len(found), "evicted session")
+        typer.echo(f"left as they are: {stay}, with which others may have gone on", err=True)
+    return found
 
 
 def checked_length(text: str) -> timedelta:

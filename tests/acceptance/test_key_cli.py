@@ -31,7 +31,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
 
 def test_a_key_comes_from_a_file_or_the_environment(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"# the newest first\n\n{NEW}\n{OLD}\n")
+    file.write_text(f"# the newest first\n\n  # another remark\n{NEW}\n{OLD}\n")
     show = ["show", "user-1", "--store", str(home)]
     for done in (
         run("--key-file", str(file), *show),

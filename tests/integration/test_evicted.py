@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import localfirst
 from localfirst import SessionEvent, volumes
+from localfirst.cli.app import app
 from localfirst.errors import ConfigurationError, RemoteUnavailable, StoreFull
 from tests.integration.stores import Open, contents
 from tests.polling import eventually
@@ -78,6 +80,22 @@ def serves_all(opened: Open, remote_url: str, sessions: int, length: int) -> Non
     b.refresh(PATIENCE)
     for name in names[::50]:
         assert contents(b.session(name))[1:] == ["more"] * (int(name[1:]) % 100 == 0)
+
+
+def test_the_command_deletes_nothing_with_which_others_may_have_gone_on(
+    opened: Open, central: str, tmp_path: Path, namespace: str
+) -> None:
+    a = opened("a", central, size_limit=LIMIT)
+    a.session("s").add_message("user", "x")
+    evict_all(a)
+    a.close()
+    command = ["cleanup", "--idle-for", "0s", "--yes", "--store", str(tmp_path / "a"), "--namespace", namespace]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "left as they are" in done.stderr
+    b = opened("b", central)
+    b.refresh(PATIENCE)
+    assert contents(b.session("s")) == ["x"]
 
 
 def test_every_call_brings_a_session_back(opened: Open, central: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,6 +207,15 @@ def test_a_deletion_of_what_was_never_here(opened: Open) -> None:
     b.delete("s")
     b.flush(PATIENCE)
     eventually(lambda: contents(a.session("s")) == [], PATIENCE, "it is deleted there")
+
+
+@pytest.mark.parametrize("idle_for", [None, -1, timedelta(days=-1), float("nan"), float("inf"), "30d", True])
+def test_cleanup_takes_lengths_of_time_only(opened: Open, idle_for: Any) -> None:
+    a = opened("a")
+    a.session("s").add_message("user", "x")
+    with pytest.raises(localfirst.ConfigurationError, match="idle_for"):
+        a.cleanup(idle_for)
+    assert len(a.session("s")) == 1
 
 
 def test_cleanup(opened: Open) -> None:

@@ -106,6 +106,9 @@ def test_a_passphrase_is_the_same_key_everywhere_in_a_namespace() -> None:
         ("", "at least 8"),
         ("secret", "at least 8"),
         (32, "not int"),
+        ("A" * 43, "nearly an encryption key"),
+        ('"' + "A" * 43 + '="', "nearly an encryption key"),
+        ("A" * 43 + "= # the new one", "nearly an encryption key"),
         (None, "not NoneType"),
         ("\udc80" * 8, "holds what is none"),
         (" secret \n", "at least 8"),
@@ -117,7 +120,7 @@ def test_refuses_what_is_no_key(key: object, message: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [KeyRing.generate(), KeyRing.generate().encode(), "a passphrase"])
+@pytest.mark.parametrize("key", [base64.urlsafe_b64encode(ONE).decode(), base64.urlsafe_b64encode(ONE), "a passphrase"])
 def test_the_line_end_of_a_file_makes_no_other_key(key: str | bytes) -> None:
     end = "\r\n" if isinstance(key, str) else b"\r\n"
     assert keys(key + end).ids == keys(key).ids  # type: ignore[operator]
@@ -125,6 +128,9 @@ def test_the_line_end_of_a_file_makes_no_other_key(key: str | bytes) -> None:
 
 
 def test_refuses_rings_that_make_no_sense() -> None:
+    for none in (None, 5):
+        with pytest.raises(ConfigurationError, match="is a string or bytes"):
+            KeyRing(none)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="needs a key"):
         KeyRing([])
     with pytest.raises(ConfigurationError, match="twice"):

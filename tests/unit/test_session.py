@@ -134,6 +134,8 @@ def test_metadata(session: Session) -> None:
 def test_increment(session: Session) -> None:
     assert session.increment("n") == 1
     assert session.increment("n", 2.5) == 3.5
+    session.set("null", None)
+    assert session.increment("null") == 1
     session.set("text", "x")
     for key, by in (("text", 1), ("n", True)):
         with pytest.raises(InvalidItem, match="number"):
