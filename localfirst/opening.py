@@ -53,12 +53,13 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     - `ttl`: seconds or a timedelta after which a session expires to which nothing is written; `item_ttl`: after which
       each item does. They are written to sessions that are written to here, unless `session()` was given others. None:
       nothing is; `math.inf`: for ever.
-    - `size_limit`: bytes of disk, from 1,000,000 on, that the directory shall not exceed. From 80 % of it on, sessions
-      of which nothing is pending are evicted, the least recently used first; the next access fetches them again, and
-      raises `RemoteUnavailable` if that can't be done within `hydrate_timeout`. Nothing pending is ever evicted, and
-      nothing while the central store can't be reached, or if there is none: at the limit, writes raise `StoreFull`
-      (deleting a session works). `SessionEvent.STORE_FILLING` comes before, at 80 %. The process that syncs the
-      directory must be given the limit, too. None: no limit.
+    - `size_limit`: bytes of disk, from 1,000,000 on, to which the directory is kept; for moments, while others are
+      evicted, it may take more. From 80 % of it on, sessions of which nothing is pending are evicted, the least
+      recently used first; the next access fetches them again, and raises `RemoteUnavailable` if that can't be done
+      within `hydrate_timeout`. Nothing pending is ever evicted, and nothing while the central store can't be
+      reached, or if there is none: at the limit, writes raise `StoreFull` (deleting a session works).
+      `SessionEvent.STORE_FILLING` comes before, at 80 %. The process that syncs the directory must be given the
+      limit, too. None: no limit.
     - `encryption_key`: a key, or a `KeyRing`: items and metadata are sealed with it before they reach disk or network.
       Whoever shares the sessions needs the same key, also the process that syncs the directory. See
       `docs/encryption.md`.

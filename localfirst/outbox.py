@@ -34,11 +34,10 @@ def waiting(log: Log, namespace: str) -> set[SessionKey]:
 
 
 def backlog(log: Log, namespace: str) -> dict[SessionKey, Backlog]:
-    """What of a namespace waits for the central store, by session."""
+    """What of a namespace waits for the central store, by session. A deletion counts as a change."""
     heads = _of(log, _unsettled(log), namespace)
-    found = {
-        key: Backlog(*log.rows.measure(*span(CHANGE + key, max(head.acked, head.sent)))) for key, head in heads.items()
-    }
+    sent = {key: max(head.acked, head.sent) - bool(head.ending) for key, head in heads.items()}
+    found = {key: Backlog(*log.rows.measure(*span(CHANGE + key, last))) for key, last in sent.items()}
     return {key: backlog for key, backlog in found.items() if backlog.changes}
 
 

@@ -174,11 +174,13 @@ def test_a_deletion_made_offline_goes_up_later(opened: Open, tmp_path: Path, nam
     b.session("s").add_message("user", "y")
     with localfirst.open(tmp_path / "a", remote="", namespace=namespace) as offline:
         offline.delete("s")
+        assert offline.status().pending_changes == 1, "the deletion"
         assert contents(offline.session("s")) == []
         offline.session("s").add_message("user", "anew")
     a = opened("a")
     assert contents(a.session("s")) == ["anew"]
     a.flush(PATIENCE)
+    assert a.status().pending_changes == 0
     eventually(lambda: contents(b.session("s")) == ["anew"], PATIENCE, "the deletion, and what came after it")
 
 
