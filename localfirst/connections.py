@@ -132,6 +132,8 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
         try:
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
             connection.execute("PRAGMA cache_size = -8192")
+            connection.execute("PRAGMA temp_store = MEMORY")  # Nothing goes into files beside the directory.
+            connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA secure_delete = ON")  # What is deleted is overwritten, not only forgotten.
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES[self._fsync]}")

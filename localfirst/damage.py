@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from localfirst.connections import Connections
+from localfirst.private import open_private
 
 if sys.platform != "win32":
     import fcntl
@@ -49,18 +50,28 @@ def note_file(directory: Path) -> Path:
 def read_note(directory: Path) -> Note | None:
     """The note, if there is one."""
     try:
-        return msgspec.json.decode(note_file(directory).read_bytes(), type=Note)
+        note = msgspec.json.decode(note_file(directory).read_bytes(), type=Note)
+        return note if is_name(note.aside) else Note(note.reason)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Note("it was found to be damaged")  # Whoever wrote the note was stopped, or the disk was full.
+
+
+def is_name(text: str) -> bool:
+    """Whether it is a name of something beside the database, and leads nowhere else.
+
+    >>> is_name("data.broken-20300101T000000Z"), is_name("../elsewhere"), is_name("")
+    (True, False, False)
+    """
+    return text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
 def write_note(directory: Path, note: Note) -> None:
     """Write it down, for this process and all others. Raises `OSError`."""
     file = note_file(directory)
     temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as written:
+    with os.fdopen(open_private(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), "wb") as written:
         written.write(msgspec.json.encode(note))
         written.flush()
         os.fsync(written.fileno())
@@ -134,12 +145,15 @@ def _recovered(log: Path) -> int:
                 shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=log.parent.parent, prefix="look-") as place:
         copy = Path(place, "copy.db")
+        os.close(open_private(copy, os.O_CREAT | os.O_WRONLY))  # SQLite gives its other files the same mode.
         with closing(sqlite3.connect(copy)) as connection:
             connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA temp_store = MEMORY")
             connection.execute(f"PRAGMA page_size = {_page_size(log)}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("CREATE TABLE anything (at_all)")
-        Path(f"{copy}-wal").write_bytes(log.read_bytes())
+        with os.fdopen(open_private(Path(f"{copy}-wal"), os.O_CREAT | os.O_WRONLY), "wb") as file:
+            file.write(log.read_bytes())
         with closing(sqlite3.connect(copy)) as connection:
             connection.execute("PRAGMA synchronous = OFF")
             with suppress(sqlite3.Error):  # It is not the database of the log. What counts is how far that is read.

@@ -80,8 +80,8 @@ class Rows:
                 self._create()
         if (found := self._format()) != FORMAT:
             raise ConfigurationError(
-                f"{self.directory} has format {found}, this localfirst knows {FORMAT}: open it with the version that"
-                " made it, or open another directory"
+                f"{self.directory} has format {found!r:.40}, this localfirst knows {FORMAT}: open it with the version"
+                " that made it, or open another directory"
             )
 
     def _format(self) -> Any:
@@ -92,7 +92,7 @@ class Rows:
         with self._using() as execute:
             if not check_free(self.file, execute):
                 raise self.damaged("has lost its settings")
-            create(self.directory)
+            create(self.directory, execute)
         with self.transaction(), self._using() as execute:
             finish(execute)
 

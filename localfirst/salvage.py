@@ -24,12 +24,13 @@ import msgspec
 from localfirst import volumes
 from localfirst.checkpoint import hash_of
 from localfirst.connections import DATABASE, PLACE_SECONDS
-from localfirst.damage import Note, evidence, made_file, note_file, read_note, write_note
+from localfirst.damage import Note, evidence, is_name, made_file, note_file, read_note, write_note
 from localfirst.diskerrors import file_error
 from localfirst.errors import LocalFirstError, StoreCorrupt, StoreMoved
 from localfirst.holes import mark_holes, slots_above, unread
 from localfirst.identity import HOST, fingerprint
 from localfirst.log import Log
+from localfirst.private import check_private, make_private, open_private
 from localfirst.records import (
     ASIDE,
     CHANGE,
@@ -80,6 +81,8 @@ _decoder = msgspec.json.Decoder(_Report)
 
 def open_rows(directory: Path, *, fsync: bool = False, told: Callable[[str], None] = lambda _: None) -> Rows:
     """The rows in a directory. `told`: called with what is wrong, if that turns out while they are used."""
+    for each in (directory.parent, directory):
+        check_private(each)
     note = partial(_note, directory, told)
     if not _needs_care(directory):
         with suppress(StoreCorrupt, StoreMoved):  # It is noted, or was replaced just now.
@@ -107,13 +110,17 @@ def recovered(rows: Rows) -> Recovered | None:
     found = patiently(partial(rows.get, _RECOVERED))
     if found is None:
         return None
-    report = _decoder.decode(found)
-    aside = rows.directory.with_name(report.aside) if report.aside else None
+    try:
+        report = _decoder.decode(found)
+        at = datetime.fromtimestamp(report.at, timezone.utc)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+        raise rows.damaged(f"holds a report of what was saved that can't be decoded ({error})") from error
+    aside = rows.directory.parent / report.aside if is_name(report.aside) else None
     if aside is not None and not aside.exists():
         return None
     return Recovered(
         path=None if aside is None else str(aside),
-        at=datetime.fromtimestamp(report.at, timezone.utc),
+        at=at,
         reason=report.reason,
         lost_changes=report.lost_changes,
         damaged_rows=report.damaged_rows,
@@ -138,7 +145,7 @@ def _made(rows: Rows) -> Rows:
     file = made_file(rows.directory)
     if not file.exists():
         try:
-            os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
+            os.close(open_private(file, os.O_CREAT | os.O_WRONLY))
         except OSError as error:
             rows.close()
             raise file_error(rows.directory, error) from error
@@ -187,7 +194,7 @@ def _put_aside(directory: Path, reason: str) -> Note:
     if directory.exists():
         directory.rename(aside)
     else:
-        aside.mkdir(mode=0o700)
+        make_private(aside)
     time.sleep(3 * PLACE_SECONDS)  # Until all processes that have it open know that it was moved.
     return note
 
@@ -225,7 +232,10 @@ def _is_sound(directory: Path, aside: str) -> bool:
 
 def _aside_of(rows: Rows) -> str | None:
     found = rows.get(_RECOVERED)
-    return None if found is None else _decoder.decode(found).aside
+    try:
+        return None if found is None else _decoder.decode(found).aside
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _all_rows_readable(rows: Rows) -> bool:
@@ -241,7 +251,7 @@ def _build(directory: Path, note: Note, new: Path, work: Path) -> None:
     rows = Rows(new)
     try:
         rows.checkpoint()
-        work.mkdir(mode=0o700)
+        make_private(work)
         if (aside / DATABASE).exists():
             wreck = Wreck(aside, work, rows.file)
             _copy(rows, wreck.rows())

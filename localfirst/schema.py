@@ -17,11 +17,12 @@ from typing import Any, Final, NoReturn
 from zlib import crc32
 
 import diskcache
-from diskcache.core import DBNAME, MODE_RAW
+from diskcache.core import DBNAME, DEFAULT_SETTINGS, METADATA, MODE_RAW
 
 from localfirst.connections import Connections
 from localfirst.diskerrors import FULL, no_space
 from localfirst.errors import ConfigurationError, StoreCorrupt
+from localfirst.private import keep_private, make_private, open_private
 
 Execute = Callable[..., sqlite3.Cursor]
 
@@ -37,6 +38,7 @@ _SETTINGS: Final = {
     "sqlite_auto_vacuum": 2,  # Incremental: freed pages are given back when asked, not in each commit.
     "sqlite_mmap_size": 0,  # A truncated file must be an error, not a SIGBUS.
 }
+_KNOWN_SETTINGS: Final = frozenset((*DEFAULT_SETTINGS, *METADATA))
 _MAKING_SECONDS: Final = 30.0
 """To wait for another process, while the table is made."""
 _FORMAT_KEY: Final = "localfirst_format"
@@ -73,17 +75,19 @@ def prepare_directory(directory: Path) -> None:
     """Make the directory and an empty file for its database, readable by nobody else, if they are missing."""
     file = directory / DBNAME
     try:
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        make_private(directory)
         # SQLite gives its other files the mode of this one, whatever the umask. One that is there already is never
         # opened here: closing it would let go of all locks that SQLite holds on it for other stores of this process,
         # and the next process that closes it would remove the write-ahead log under them.
         with Connections.making, suppress(FileExistsError):
-            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            os.close(open_private(file, os.O_CREAT | os.O_EXCL | os.O_RDWR))
+        keep_private(file)
         if not os.access(file, os.R_OK | os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
-    except FileExistsError:
+    except NotADirectoryError:
         raise ConfigurationError(f"{directory} or its parent is a file: pass a path where a directory can be") from None
+    except ConfigurationError:
+        raise
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise no_space(directory, error) from error
@@ -94,8 +98,9 @@ def prepare_directory(directory: Path) -> None:
         raise ConfigurationError(f"{file} is a directory where a database belongs: move it away, or pass another path")
 
 
-def create(directory: Path) -> None:
+def create(directory: Path, execute: Execute) -> None:
     """Make the table."""
+    execute("DROP TABLE IF EXISTS Settings")  # diskcache would do as they say.
     diskcache.Cache(str(directory), disk=NoPickleDisk, timeout=_MAKING_SECONDS, **_SETTINGS).close()
 
 
@@ -127,9 +132,11 @@ def check_free(file: Path, execute: Execute) -> bool:
     tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     rows = execute(f"SELECT key, value, {READABLE}, tag FROM Cache") if "Cache" in tables else ()
     ours = [readable and checksum(key, value) == tag for key, value, readable, tag in rows]
+    names = execute("SELECT key FROM Settings") if "Settings" in tables else ()
+    others = [name for (name,) in names if name not in _KNOWN_SETTINGS]
     if any(ours):
         return False
-    if ours or tables - {"Settings", "Cache", "sqlite_sequence", "sqlite_stat1"}:
+    if ours or others or tables - {"Settings", "Cache", "sqlite_sequence", "sqlite_stat1"}:
         raise ConfigurationError(
             f"{file} is a database that localfirst did not make: it was left alone; pass another path"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from localfirst.connections import DATABASE
+from localfirst.private import open_private
 from localfirst.schema import READABLE, checksum
 
 _MOST_FAILURES: Final = 100_000
@@ -60,8 +62,13 @@ class Wreck:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self._file}{suffix}").unlink(missing_ok=True)
         for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                shutil.copyfile(self._broken / f"{DATABASE}{suffix}", f"{self._file}{suffix}")
+            copy = Path(f"{self._file}{suffix}")
+            with (
+                suppress(FileNotFoundError),
+                (self._broken / f"{DATABASE}{suffix}").open("rb") as broken,
+                os.fdopen(open_private(copy, os.O_CREAT | os.O_WRONLY), "wb") as file,
+            ):
+                shutil.copyfileobj(broken, file, 1 << 20)
 
     def _replace_first_page(self) -> None:
         page = bytearray(self._sound.read_bytes()[:4096])
@@ -78,6 +85,8 @@ class Wreck:
         with closing(sqlite3.connect(self._file, isolation_level=None)) as connection:
             connection.text_factory = bytes
             with suppress(sqlite3.Error):
+                connection.execute("PRAGMA temp_store = MEMORY")
+                connection.execute("PRAGMA trusted_schema = OFF")
                 connection.execute("PRAGMA writable_schema = ON")  # Else SQLite refuses a file that was cut short.
                 connection.execute("PRAGMA mmap_size = 0")
             failures = yield from self._scan(connection)

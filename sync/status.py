@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from localfirst.errors import LocalFirstError, RemoteUnavailable
+from localfirst.private import open_private
 from localfirst.status import State
 from sync.leader import file_stem
 
@@ -62,7 +63,7 @@ def publish(directory: Path, namespace: str, status: SyncStatus) -> None:
     path = directory / f"{file_stem(namespace)}.json"
     temporary = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(open_private(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), "wb") as file:
             file.write(msgspec.json.encode(status))
         temporary.replace(path)
 
