@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from localfirst import jsonvalue
+from localfirst import jsonvalue, plans
 from localfirst.change import DELETE, PUT
 from localfirst.errors import LocalFirstError
 from localfirst.local import Local
 from localfirst.metadata import Conflict, encode_delete, encode_put
-from localfirst.plans import Replace
 from localfirst.records import SessionKey
 from localfirst.resolvers import Function
 from localfirst.unresolved import Unresolved
@@ -47,7 +46,7 @@ def resolve_conflicts(local: Local, key: SessionKey, session_id: str) -> list[Re
 def _resolve(local: Local, key: SessionKey, session_id: str, each: Unresolved, function: Function) -> Resolution | None:
     value, problem = _ask(local, session_id, each, function)
     conflict = each.conflict._replace(problem=problem)
-    step = Replace(conflict.key, each.register, _step(conflict.key, value))
+    step = plans.Replace(conflict.key, each.register, _step(conflict.key, value))
     try:
         local.write(key, session_id, step, fresh=True)
     except LocalFirstError as error:
@@ -62,7 +61,7 @@ def _ask(local: Local, session_id: str, each: Unresolved, function: Function) ->
     key = each.conflict.key
     try:
         said = function(key, _value(each.mine), _value(each.theirs), _value(each.base))
-        return None if said is None else jsonvalue.encode(said), ""
+        return None if said is None else plans.encode_value(key, said), ""
     except BaseException as error:  # As of a callback: an exit that it asks for can't be had in this thread.
         named = _named(local, session_id, key)
         _logger.exception("session %r: the resolver of %s failed; the later write stands", session_id, named)

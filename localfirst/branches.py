@@ -17,6 +17,7 @@ import msgspec
 from localfirst.change import MAIN_BRANCH, Change, branch_id, fork_of
 from localfirst.errors import MalformedChange
 from localfirst.history import History, Item, Number, Undo, cleared_by, decode_body, greatest, items_in
+from localfirst.limits import MOST_PLACES
 
 MAX_NAME: Final = 200
 """Characters in the name of a branch."""
@@ -218,6 +219,7 @@ class Branches:
             parent.heirs.append(branch)
             undos.append(partial(parent.heirs.remove, branch))
             undos += self._take_over(line, parent)
+            self._check_places(line)
         return partial(_undo, undos)
 
     def drop(self, change: Change, counters: Mapping[str, int]) -> Undo:
@@ -286,6 +288,11 @@ class Branches:
         if before is None:
             return partial(self._lines.__delitem__, line.id)
         return partial(self._lines.__setitem__, line.id, before)
+
+    def _check_places(self, line: Line) -> None:
+        """Raise `MalformedChange` where forks of many items would take all memory. Counted only where it may be so."""
+        if len(self._lines) * len(line.history.items) > MOST_PLACES and self.pointers() > MOST_PLACES:
+            raise MalformedChange(f"the branches of a session show more than {MOST_PLACES:,} items between them")
 
     def _is_under(self, line: Line, branch: str) -> bool:
         """Whether it is a branch, or was forked from it, or from a fork of it, and so on."""

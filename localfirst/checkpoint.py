@@ -19,6 +19,7 @@ from localfirst.errors import InvalidItem, MalformedChange
 from localfirst.fold import Fold
 from localfirst.history import PENDING, History, Item, ItemId, Number, greatest
 from localfirst.lifetime import Lifetime
+from localfirst.limits import MOST_PLACES
 from localfirst.merging import merge_branches
 from localfirst.metadata import Conflict, Register, Stamp, is_number, merge_registers
 
@@ -247,6 +248,8 @@ def _restored(found: _State) -> State:
         _restored_item(each, fold, expiries.get(place, 0)) for place, each in enumerate([*found.items, *found.others])
     ]
     fold.items.extend(items[: len(found.items)])
+    if len(items) + sum(count for each in found.branches for _, count in each.items) > MOST_PLACES:
+        raise MalformedChange(f"the branches of a checkpoint show more than {MOST_PLACES:,} items between them")
     fold.branches.restore([_line(each, items) for each in found.branches])
     for each in found.metadata:
         fold.metadata[_name(each.key)] = _restored_register(each)

@@ -30,9 +30,12 @@ def decode_head(rows: Rows, value: bytes) -> Head:
 def decode_page(rows: Rows, value: bytes) -> Page:
     """The page in a row."""
     try:
-        return _page_decoder.decode(value)
+        page = _page_decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise rows.damaged(f"holds a page that can't be decoded ({error})") from error
+    if not page:
+        raise rows.damaged("holds a page without entries")
+    return page
 
 
 def decode_here(rows: Rows, value: bytes) -> Here:

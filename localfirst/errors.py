@@ -47,7 +47,7 @@ class StoreFull(LocalFirstError, OSError):
 
 
 class ItemTooLarge(LocalFirstError, ValueError):
-    """More than the local store can hold in one row; nothing of this call was stored."""
+    """More than is allowed in one item, key, call or turn; nothing of this call was stored."""
 
 
 class StoreBusy(LocalFirstError, TimeoutError):

@@ -304,6 +304,7 @@ class Link:
     # Inside.
 
     def _make_host(self, connect: Connect, kind: WorkerKind, poll: float, pace: float, limit: int | None) -> Host:
+        from sync.central.bounded import Bounded
         from sync.host import RequestHost, TaskHost, ThreadHost
         from sync.site import Site
         from sync.worker import Options, Worker
@@ -311,9 +312,8 @@ class Link:
         options = Options(poll_interval=poll, sync_interval=pace, size_limit=limit)
 
         def make() -> Worker:
-            site = Site(
-                self._local.log, connect(), self._namespace, self._on_notice, time=self._local.time, ask=self._ask
-            )
+            log, central, time = self._local.log, Bounded(connect()), self._local.time
+            site = Site(log, central, self._namespace, self._on_notice, time=time, ask=self._ask)
             return Worker(self._path, site, options)
 
         if kind == "none":

@@ -64,6 +64,7 @@ class Local:
         self._unended: list[tuple[SessionKey, int]] = []
         rows = open_rows(path / "data", fsync=fsync, told=self._on_damage)
         self.log = Log(rows, vault)
+        self._in_turns: dict[int, int] = {}  # Bytes that this process has written in turns that are open.
         self.identity = Identity(rows)
         self.quarantine = Quarantine(rows)
         self.turns = Turns(self.log)
@@ -101,7 +102,9 @@ class Local:
     def _make_view(self, key: SessionKey, session_id: str) -> View:
         listening = partial(self._listeners.any_for, key)
         conflicts = Conflicts() if self.resolvers.has_functions else None
-        return View(self.log, self._clock, key, self._new_head(session_id), listening, self.time, conflicts)
+        return View(
+            self.log, self._clock, key, self._new_head(session_id), listening, self.time, conflicts, self._in_turns
+        )
 
     def _new_head(self, session_id: str) -> Head:
         return Head(self._namespace, session_id, origin=self.replica_id)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Final, Literal
 
 from localfirst.errors import ConfigurationError
+from localfirst.limits import MAX_NAMESPACE_BYTES
 
 WorkerKind = Literal["thread", "task", "none"]
 RemoteLoss = Literal["reseed", "ask"]
@@ -56,6 +57,15 @@ def check_size_limit(size_limit: object) -> None:
     raise ConfigurationError(f"size_limit is a number of bytes, {LEAST_BYTES:,} or more, not {size_limit!r}")
 
 
+def _check_unicode(namespace: str) -> None:
+    try:
+        size = len(namespace.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError("a namespace can't hold lone surrogates: it must be valid Unicode") from None
+    if size > MAX_NAMESPACE_BYTES:
+        raise ConfigurationError(f"a namespace has at most {MAX_NAMESPACE_BYTES} bytes in UTF-8, this has {size:,}")
+
+
 def check_options(
     remote: object,
     namespace: object,
@@ -69,7 +79,8 @@ def check_options(
     if not isinstance(remote, (str, type(None))):
         raise ConfigurationError(f"remote is the URL of a central store, not a {type(remote).__name__}")
     if not isinstance(namespace, str) or not namespace or "\0" in namespace:
-        raise ConfigurationError(f"namespace must be a string that is not empty and has no NUL, not {namespace!r}")
+        raise ConfigurationError(f"namespace must be a string that is not empty and has no NUL, not {namespace!r:.200}")
+    _check_unicode(namespace)
     if worker not in ("thread", "task", "none"):
         raise ConfigurationError(f'worker is "thread", "task" or "none", not {worker!r}')
     if durability not in ("normal", "full"):

@@ -11,6 +11,7 @@ from localfirst.change import CLEAR, DELETE, DROP, FORK, INCREMENT, MAIN_BRANCH,
 from localfirst.errors import ConfigurationError, InvalidItem
 from localfirst.fold import Fold
 from localfirst.history import Item, encode_clear, encode_removal
+from localfirst.limits import MAX_PLACES, check_item, check_key
 from localfirst.metadata import RULES, Register, Rule, encode_delete, encode_increment, encode_put, is_number
 from localfirst.view import OnBranch, Plan, Step, on_main
 
@@ -62,6 +63,11 @@ def fork(name: str, at_turn: int | None, branch: OnBranch = on_main) -> Plan:
         if fold.branches.named(name):
             raise ConfigurationError(f"there is a branch {name!r} already: switch() to it, or take another name")
         items = fold.on(branch(fold))
+        if fold.branches.pointers() + len(items) > MAX_PLACES:
+            raise ConfigurationError(
+                f"the branches of this session show {MAX_PLACES:,} items between them, and that is as many as there may"
+                " be: delete_branch() some that are not needed"
+            )
         return [fork_before(fold, name, () if at_turn is None else items[_turn_begins(items, at_turn) :])]
 
     return plan
@@ -138,7 +144,7 @@ def encode_items(items: Sequence[Any]) -> list[bytes]:
     encoded = []
     for place, item in enumerate(items):
         try:
-            encoded.append(jsonvalue.encode(item))
+            encoded.append(check_item(jsonvalue.encode(item), f"item {place} of {len(items)}"))
         except InvalidItem as error:
             raise InvalidItem(f"item {place} of {len(items)}: {error}; nothing was stored") from None
     return encoded
@@ -195,7 +201,7 @@ def delete(key: str, *, ask: bool = False) -> Plan:
 
 def merge(key: str, value: dict[str, Any]) -> Plan:
     """Sets only the fields that differ from what is visible: the others are left to whoever changed them."""
-    fields = {field: jsonvalue.encode(content) for field, content in jsonvalue.decode(jsonvalue.encode(value)).items()}
+    fields = {field: jsonvalue.encode(content) for field, content in jsonvalue.decode(encode_value(key, value)).items()}
 
     def plan(fold: Fold) -> list[Step]:
         standing = value_of(fold, key)
@@ -212,10 +218,15 @@ def merge(key: str, value: dict[str, Any]) -> Plan:
 
 
 def checked_key(key: object) -> str:
-    """The key, or `InvalidItem`."""
+    """The key, or `InvalidItem`, or `ItemTooLarge`."""
     if not isinstance(key, str):
         raise InvalidItem(f"a metadata key is a string, not {type(key).__name__}")
-    return key
+    return check_key(key)
+
+
+def encode_value(key: str, value: Any) -> bytes:
+    """The value of a metadata key as JSON; raises `InvalidItem` and `ItemTooLarge`."""
+    return check_item(jsonvalue.encode(value), f"the value of {key!r}")
 
 
 def checked_rule(key: str, value: Any, rule: str) -> Rule:

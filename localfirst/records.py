@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -11,11 +11,16 @@ from localfirst.change import EMPTY_DIGEST, MAIN_BRANCH, derived_id, extend_dige
 from localfirst.lifetime import FOR_EVER, Lifetime
 
 SessionKey = bytes
+Whole = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Signed = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Direction = Literal["push", "pull"]
 
 KEY_BYTES: Final = 16
 VOLUME_BYTES: Final = 8
 NO_VOLUME: Final = bytes(VOLUME_BYTES)
+KeyId = Annotated[str, msgspec.Meta(pattern="^(?:[0-9a-f]{2}){0,4}$")]
+"""Of a key; shorter, if what is sealed with it was cut off; empty: of none."""
+Volume = Annotated[bytes, msgspec.Meta(min_length=VOLUME_BYTES, max_length=VOLUME_BYTES)]
 
 ANY_LIFE: Final = "*"
 
@@ -41,51 +46,51 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     session_id: str
     origin: str = ""
     """By which changes are made here."""
-    offset: int = 0
+    offset: Signed = 0
     """Slot less counter, of the changes of `origin`."""
-    first: int = 1
+    first: Whole = 1
     """The lowest counter of `origin` that is in a slot. What was made before is in pages, whoever made it."""
     store: str = ""
     """The central store in which the session was last seen, by its id."""
     generation: str | None = None
     """Of the central log that the pages follow. None: never seen one."""
-    seq: int = 0
+    seq: Whole = 0
     """The last entry of the central log that is here."""
-    digest: int = EMPTY_DIGEST
+    digest: Whole = EMPTY_DIGEST
     """Of the central log up to `seq`."""
-    acked: int = 0
+    acked: Whole = 0
     """The slot of our last change in the central log. What is above is pending."""
-    sent: int = 0
+    sent: Whole = 0
     """The slot of the last change that the central store took while its log could not be read. Proves nothing."""
-    epoch: int = 0
+    epoch: Whole = 0
     """Changes when what was read before is no longer true."""
-    volume: bytes = NO_VOLUME
+    volume: Volume = NO_VOLUME
     """Names the rows that hold the central log: they are made aside, and taken by changing this."""
-    floor: int = 0
+    floor: Whole = 0
     """The entries up to this seq are folded into a checkpoint; 0: into none."""
-    floor_digest: int = EMPTY_DIGEST
+    floor_digest: Whole = EMPTY_DIGEST
     """Of the central log up to the floor."""
     floor_hash: str = ""
     """Of the checkpoint, see `localfirst.checkpoint.hash_of`."""
-    bottom: int = 0
+    bottom: Whole = 0
     """The changes in slots up to this one are folded in the checkpoint, or given up."""
-    spent: int = 0
+    spent: Whole = 0
     """How many entries since the floor made others needless, roughly."""
     lifetime: Lifetime = FOR_EVER
     """What is set for the session, by what was admitted and what was touched here."""
-    expires_at: int = 0
+    expires_at: Whole = 0
     """When it does, as the central store told last, by its clock; 0: it does not, or was never there."""
     ending: str = ""
     """The generation that was deleted here, and is still to be deleted in the central store; `ANY_LIFE`: whichever is
     there."""
     stub: bool = False
     """It was evicted: what is up to the floor is in the central store, and not on this disk, nor is a checkpoint."""
-    time: int = 0
+    time: Whole = 0
     """Of a stub: the timestamp of the newest change that it had."""
-    seen: dict[str, int] | None = None
+    seen: dict[str, Whole] | None = None
     """Where there is a key: the last change of each origin in the central log up to `seq`, so that none can be left
     out. None: that is not known."""
-    locked: str = ""
+    locked: KeyId = ""
     """The id of the key that is needed for what comes next in the central log, and was not here."""
 
     @property
@@ -119,17 +124,17 @@ class Here(msgspec.Struct, frozen=True, array_like=True):
 class OwnRange(msgspec.Struct, frozen=True, array_like=True):
     """Changes in consecutive slots that were admitted at consecutive seqs."""
 
-    seq: int
-    admitted_at: int
-    slot: int
-    count: int
+    seq: Whole
+    admitted_at: Whole
+    slot: Whole
+    count: Whole
 
 
 class Foreign(msgspec.Struct, frozen=True, array_like=True):
     """One admitted change that is kept in the page itself; wire encoding."""
 
-    seq: int
-    admitted_at: int
+    seq: Whole
+    admitted_at: Whole
     data: bytes
     """Empty: it can't be read, and was given up."""
     add: bytes = b""
@@ -173,9 +178,9 @@ class Aside(msgspec.Struct, frozen=True):
     """Unix time."""
     version: str
     """Of the localfirst that could not."""
-    place: int = 0
+    place: Whole = 0
     """push: the slot of the change that is refused; pull: the seq of the one that can't be read. 0: no single one."""
-    count: int = 1
+    count: Whole = 1
     """push: how many changes are refused from there on; more than one if they are a turn. 0: none is, but the central
     log has to be read first, and can't be."""
     mark: str = ""
@@ -186,7 +191,7 @@ class Aside(msgspec.Struct, frozen=True):
     """Somebody said so."""
     ring: str = ""
     """The keys that could not open it, see `localfirst.codec.Codec.ring`. Empty: it is not that."""
-    key_id: str = ""
+    key_id: KeyId = ""
     """Of the key that is missing."""
 
     @property

@@ -82,7 +82,8 @@ class Session:
     # The OpenAI Agents SDK's protocol.
 
     async def add_items(self, items: Sequence[Any]) -> None:
-        """Add items at the end, all of them or none. Raises `InvalidItem` for what JSON can't hold.
+        """Add items at the end, all of them or none. Raises `InvalidItem` for what JSON can't hold, and `ItemTooLarge`
+        for more than 16 MiB in one item or 64 MiB in one call or turn, as JSON; so does whatever writes.
 
         >>> asyncio.run(session.add_items([{"role": "user", "content": "Hello"}, "any JSON value"]))
         """
@@ -201,7 +202,7 @@ class Session:
         if rule == "merge":
             self._access.write(plans.merge(key, value), fresh=True)
         else:
-            put = plans.always((PUT, encode_put(key, rule, jsonvalue.encode(value), ask=ask)))
+            put = plans.always((PUT, encode_put(key, rule, plans.encode_value(key, value), ask=ask)))
             self._access.write(put, fresh=rule != "last")  # What the others make of it depends on what is there.
         self._emit_changed(key)
 
@@ -362,7 +363,7 @@ class Session:
         encoded = plans.encode_items(items)
         steps: list[Step] = [(APPEND, jsonvalue.join(encoded))] if encoded else []
         for key, value in metadata.items():
-            steps.append((PUT, encode_put(plans.checked_key(key), "last", jsonvalue.encode(value))))
+            steps.append((PUT, encode_put(plans.checked_key(key), "last", plans.encode_value(key, value))))
         self._access.write(plans.always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
         for key in metadata:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from localfirst.change import BEGIN, MAIN_BRANCH, OF_A_BRANCH, TOUCH, Admitted, Change
+from localfirst.change import BEGIN, END, MAIN_BRANCH, OF_A_BRANCH, TOUCH, Admitted, Change
 from localfirst.clock import WRONG, CentralTime, HybridClock, moment, unpack_ms
 from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt, of_session
 from localfirst.fold import VOID, Effect, Fold
 from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_touch
+from localfirst.limits import CHANGE_ROOM, check_call
 from localfirst.lives import end_life
 from localfirst.log import Log
 from localfirst.records import Head, Page, Rest, SessionKey
@@ -57,8 +58,10 @@ class View:
         listening: Callable[[], bool],
         time: CentralTime | None = None,
         conflicts: Conflicts | None = None,
+        in_turns: dict[int, int] | None = None,
     ) -> None:
         self.lock = threading.Lock()
+        self._in_turns = {} if in_turns is None else in_turns
         self.conflicts = conflicts
         """The unresolved ones, if there are functions to be asked about them."""
         self.fold = self._new_fold()
@@ -171,11 +174,27 @@ class View:
                 if self._exist():
                     steps, lifetime = self._live_on(steps, visible, wish)
                     changes = self._number(steps, turn(), branch, visible)
+                    size = self._checked_size(changes)
                     if self._commit(changes, lifetime):
+                        self._note_size(changes, size)
                         self._wished = wish
                         return changes
                     self._catch_up()
             return []
+
+    def _checked_size(self, changes: Sequence[Change]) -> int:
+        """Bytes of a call, unless that is too many. The end of a turn is never too much."""
+        size = sum([len(change.body) for change in changes]) + CHANGE_ROOM * (len(changes) - 1)
+        if changes[0].kind != END:
+            check_call(size, self._in_turns.get(changes[0].turn, 0))
+        return size
+
+    def _note_size(self, changes: Sequence[Change], size: int) -> None:
+        turn = changes[0].turn
+        if turn and changes[0].kind == END:
+            self._in_turns.pop(turn, None)
+        elif turn:
+            self._in_turns[turn] = self._in_turns.get(turn, 0) + size + CHANGE_ROOM
 
     def _seen(self, *, whole: bool) -> Fold:
         if whole:

@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
+from typing import Final
 
 from localfirst import outbox
 from localfirst.records import SessionKey, session_key
@@ -17,6 +18,9 @@ from sync.asides import Asides
 from sync.central.base import Hint
 from sync.retry import patiently
 from sync.site import Site
+
+_MOST_HINTED: Final = 10_000
+"""Sessions that are known to have moved; of more, all are asked for."""
 
 
 class Agenda:
@@ -59,7 +63,8 @@ class Agenda:
 
     def hear(self, hint: Hint | None) -> None:
         """The central store told something; None: it may have told more, which did not come through."""
-        if hint is None:
+        if hint is None or len(self.hinted) >= _MOST_HINTED:
+            self.hinted.clear()  # The poll finds what they told.
             self.poll_at = time.monotonic()
         else:
             self.hinted[session_key(self._namespace, hint.session_id)] = hint

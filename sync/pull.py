@@ -10,6 +10,7 @@ import msgspec
 
 from localfirst.checkpoint import hash_of
 from localfirst.errors import RemoteRejected
+from localfirst.limits import MAX_CALL_BYTES
 from localfirst.records import Head, SessionKey
 from sync.central.base import Head as RemoteHead
 from sync.central.base import Pulled, Want
@@ -22,7 +23,7 @@ from sync.site import Site
 from sync.stretch import Stretch, read_stretch
 from sync.twins import rename_of
 
-_MOST_ROOM: Final = 1 << 30
+_MOST_ROOM: Final = 2 * MAX_CALL_BYTES
 """Bytes of one turn that is taken from the central store."""
 
 
@@ -84,8 +85,10 @@ class Puller:
                 return
         elif stretch.poison is None and stretch.whole < stretch.count:
             stretch = await read_stretch(self._site, key, head, head.seq, pulled.entries[: stretch.whole])
-            if stretch.count == 0 and room < _MOST_ROOM:
-                self._room[key] = room * 4  # It holds a part of a turn only.
+            if stretch.count == 0:  # It holds a part of a turn only.
+                if room >= _MOST_ROOM:
+                    raise RemoteRejected(f"the central log has a turn of more than {room:,} bytes after {head.seq}")
+                self._room[key] = min(room * 4, _MOST_ROOM)
         await self._take(key, head, pulled, stretch, result)
 
     async def _take(self, key: SessionKey, head: Head, pulled: Pulled, stretch: Stretch, result: Round) -> None:

@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from localfirst.errors import ConfigurationError
+from sync.central.redis.bounded import PARSER
 from sync.central.redis.errors import Server
 
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -52,7 +53,7 @@ def connection_pools(url: str) -> Pools:
     server = Server(_name(options, urlsplit(url)), tuple(options[key] for key in _SECRETS if options.get(key)))
     try:
         # redis-py would retry ten times, and the worker retries anyway.
-        forced = {"decode_responses": False, "retry_on_timeout": False, "retry": Retry(NoBackoff(), 0)}
+        forced = {"decode_responses": False, "retry_on_timeout": False, "retry": Retry(NoBackoff(), 0), **PARSER}
         usual = _DEFAULTS | options | forced
         if usual.get("connection_class") is SSLConnection:
             usual["connection_class"] = _TlsConnection
