@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 
-from localfirst.keys import Key, KeyRing
+from localfirst.keys import Key, KeyRing, key_ring
 from localfirst.options import Durability, RemoteLoss, WorkerKind
 from localfirst.resolvers import Resolver
+from localfirst.secret import Url
 from localfirst.store import Store
 
 
@@ -32,9 +33,9 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
 
     - `path`: None: `$LOCALFIRST_HOME`, else the platform's directory for user data. One that is a symbolic link,
       belongs to another user, or can be written by others is refused.
-    - `remote`: the central store: `redis://`, `rediss://`, `unix://`, `postgresql://` or `file:///directory`. None:
-      `$LOCALFIRST_REMOTE`, else there is none; `""`: there is none. A server that can't be reached is no error: see
-      `Store.status`.
+    - `remote`: the central store: `redis://`, `rediss://`, `unix://`, `postgresql://` or `file:///directory`; or `@`
+      and the path of a file that holds it. None: `$LOCALFIRST_REMOTE`, else there is none; `""`: there is none. A
+      server that can't be reached is no error: see `Store.status`.
     - `namespace`: tenant or application. Sessions of different namespaces never meet.
     - `worker`: `"thread"`: sync runs in a thread of its own. `"task"`: on the running asyncio loop. `"none"`: only
       inside `flush`, `refresh` and `close`.
@@ -77,6 +78,8 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
     ...     session.get("tags.user")
     ['new', 'premium']
     """
+    remote = Url(remote) if isinstance(remote, str) else remote  # Which no traceback shows with its password,
+    encryption_key = key_ring(encryption_key)  # nor a key.
     return Store(
         path,
         remote=remote,

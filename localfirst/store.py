@@ -30,6 +30,7 @@ from localfirst.resealing import seal_here_anew
 from localfirst.resolvers import Resolver, Resolvers
 from localfirst.rotation import Progress, Rotation
 from localfirst.rows import patiently
+from localfirst.secret import given
 from localfirst.session import Session
 from localfirst.status import Quarantined, RotateReport, SessionCheck, SessionInfo, StoreStatus, VerifyReport
 from localfirst.turn import check_no_turn
@@ -62,11 +63,13 @@ class Store:
         size_limit: int | None,
         encryption_key: Key | KeyRing | None,
     ) -> None:
+        self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
+        self._link: Link | None = None
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
         check_options(remote, namespace, worker, durability, poll_interval, sync_interval, on_remote_loss)
         check_size_limit(size_limit)
+        remote = given(remote) if remote else None
         checked, vault = Resolvers(resolvers), Vault(namespace, key_ring(encryption_key))
-        self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
         self.namespace = namespace
         self._seals = encryption_key is not None
         self._listeners = Listeners()

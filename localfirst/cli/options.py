@@ -7,6 +7,28 @@ from typing import Annotated
 
 import typer
 
+from localfirst.cli.output import print_error
+from localfirst.errors import ConfigurationError
+from localfirst.secret import Url, given, has_password
+
+
+def read_remote(context: typer.Context, remote: str | None) -> Url | None:
+    """The central store that was named, wherever that was done."""
+    if remote is None:
+        return None
+    try:
+        url = given(remote)
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error)) from None
+    source = context.get_parameter_source("remote")
+    if source is not None and source.name == "COMMANDLINE" and not remote.startswith("@") and has_password(url):
+        print_error(
+            "warning: all users of this machine can see the password in --remote: put the URL into $LOCALFIRST_REMOTE,"
+            " or into a file, and pass --remote @FILE"
+        )
+    return url
+
+
 StorePath = Annotated[
     Path | None,
     typer.Option(
@@ -23,7 +45,9 @@ Remote = Annotated[
         "--remote",
         envvar="LOCALFIRST_REMOTE",
         metavar="URL",
-        help="The central store: redis://, rediss://, unix://, postgresql:// or file:///directory.",
+        help="The central store: redis://, rediss://, unix://, postgresql:// or file:///directory; or @FILE, a"
+        " file that holds it.",
+        callback=read_remote,
         show_default=False,
         show_envvar=True,
     ),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from localfirst.errors import ConfigurationError
+from localfirst.secret import shown
 from sync.central.base import CentralStore
 
 _REDIS = ("redis", "rediss", "unix")
@@ -29,9 +28,7 @@ def scheme_of(url: str) -> str:
 def describe(url: str) -> str:
     """A URL without credentials and options, for people."""
     scheme_of(url)
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    return shown(url)
 
 
 def connect(url: str, namespace: str) -> CentralStore:

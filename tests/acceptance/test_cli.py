@@ -425,8 +425,9 @@ def test_sync_once_sends_and_fetches(run: Invoke, home: Path, central: str, tmp_
     assert [(info["session_id"], info["state"]) for info in infos] == [("other", "synced"), ("user-1", "synced")]
 
 
-def test_sync_once_that_reaches_nobody(run: Invoke, home: Path) -> None:
-    result = run("sync", "--once", "--timeout", "0.5", "--store", home, "--remote", UNREACHABLE)
+def test_sync_once_that_reaches_nobody(run: Invoke, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALFIRST_REMOTE", UNREACHABLE)
+    result = run("sync", "--once", "--timeout", "0.5", "--store", home)
     assert result.exit_code == 3
     assert "4 changes of 2 sessions" in error_of(result)
     assert "hunter2" not in result.output + result.stderr

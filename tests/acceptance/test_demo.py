@@ -83,7 +83,8 @@ def test_on_servers_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    done = demo(tmp_path, "--remote", "redis://:hunter2@127.0.0.1:1/0")
+    (tmp_path / "remote").write_text("redis://:hunter2@127.0.0.1:1/0")
+    done = demo(tmp_path, "--remote", f"@{tmp_path / 'remote'}")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("localfirst: redis://127.0.0.1:1: ")

@@ -489,14 +489,15 @@ def lose(central: str, session_id: str) -> None:
     store._rows.close()
 
 
-def test_verify_of_what_can_not_be_verified(run: Invoke, central: str) -> None:
+def test_verify_of_what_can_not_be_verified(run: Invoke, central: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("verify").exit_code == 2
     for unknown in (["nobody"], ["--namespace", "nobody"], ["user-1", "--namespace", "nobody"]):
         nobody = run("verify", *unknown, "--remote", central)
         assert nobody.exit_code == 4
         assert "nobody" in error_of(nobody)
     assert not Path(urlsplit(central).path).exists()
-    away = run("verify", "--remote", UNREACHABLE, "--timeout", "0.3")
+    monkeypatch.setenv("LOCALFIRST_REMOTE", UNREACHABLE)
+    away = run("verify", "--timeout", "0.3")
     assert away.exit_code == 3
     assert "after 0.3 s" in error_of(away)
     assert "hunter2" not in away.output + away.stderr

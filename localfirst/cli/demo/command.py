@@ -19,6 +19,7 @@ from localfirst.cli.demo.play import Result, play
 from localfirst.cli.demo.screen import Screen, screen_for
 from localfirst.cli.exits import Exit
 from localfirst.cli.interrupts import interruptible
+from localfirst.cli.options import read_remote
 from localfirst.cli.output import console, count, latency
 from localfirst.errors import LocalFirstError
 from localfirst.testing.servers import PostgresServer, RedisServer, ServerError, ServerProcess
@@ -30,6 +31,7 @@ def demo(
         typer.Option(
             "--remote",
             metavar="URL",
+            callback=read_remote,
             help="Play against this central store. It is never taken from the environment: the demo writes to it.",
             show_default=False,
         ),

@@ -30,6 +30,9 @@ class Address(NamedTuple):
     files: tuple[tuple[str, str], ...] = ()
     """Options that name files, and the files."""
 
+    def __repr__(self) -> str:
+        return f"<Address {self.server}>"
+
     def hide(self, text: str) -> str:
         """The text without the password, should some library have put it there."""
         for password in self.passwords:

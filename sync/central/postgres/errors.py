@@ -116,10 +116,8 @@ def our_errors(address: Address) -> Iterator[None]:
         yield
     except LocalFirstError:
         raise
-    except asyncpg.ClientConfigurationError as error:
-        raise translate(error, address) from None  # Its own message may quote the URL.
     except _FOREIGN as error:
-        raise translate(error, address) from error
+        raise translate(error, address) from None  # Its text, and values in its frames, may have the password.
 
 
 @contextmanager
@@ -134,7 +132,7 @@ def connecting(address: Address) -> Iterator[None]:
             raise ConfigurationError(
                 f"{address.server}: {type(error).__name__} while connecting (check that the URL is that of a Postgres "
                 "server)"
-            ) from error
+            ) from None
 
 
 def translate(error: BaseException, address: Address) -> LocalFirstError:

@@ -82,7 +82,7 @@ def _options(url: str) -> dict[str, Any]:
             "not the address of a Redis server: redis://[user:password@]host[:port][/database], rediss://… or "
             "unix:///path; in user and password, anything but letters and digits must be percent-encoded"
         ) from None
-    if parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
+    if parts.fragment or ("@" in parts.path and (parts.scheme != "unix" or parts.netloc)):
         raise ConfigurationError("in the address of a Redis server, # and / in a password must be percent-encoded")
     if parts.scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdecimal():
         raise ConfigurationError("in the address of a Redis server, the database after the host must be a number")

@@ -26,6 +26,9 @@ class Server(NamedTuple):
     secrets: tuple[str, ...] = ()
     """What must not get into a message, should the server send it back."""
 
+    def __repr__(self) -> str:
+        return f"<Server {self.name}>"
+
 
 class Meaning(NamedTuple):
     """What an exception means."""
