@@ -90,7 +90,7 @@ class Quarantine:
     def _decode(self, value: bytes) -> Aside:
         try:
             return _decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._rows.damaged(f"holds a note that can't be decoded ({error})") from error
 
 

@@ -64,7 +64,7 @@ def is_name(text: str) -> bool:
     >>> is_name("data.broken-20300101T000000Z"), is_name("../elsewhere"), is_name("")
     (True, False, False)
     """
-    return text not in ("", ".", "..") and not set(text) & set("/\\\0")
+    return text not in ("", ".", "..") and not set(text) & set("/\\\0") and text.isascii() and len(text) < 256
 
 
 def write_note(directory: Path, note: Note) -> None:

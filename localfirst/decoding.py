@@ -23,7 +23,7 @@ def decode_head(rows: Rows, value: bytes) -> Head:
     """The head in a row."""
     try:
         return _head_decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise rows.damaged(f"holds a head that can't be decoded ({error})") from error
 
 
@@ -31,7 +31,7 @@ def decode_page(rows: Rows, value: bytes) -> Page:
     """The page in a row."""
     try:
         page = _page_decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise rows.damaged(f"holds a page that can't be decoded ({error})") from error
     if not page:
         raise rows.damaged("holds a page without entries")
@@ -42,7 +42,7 @@ def decode_here(rows: Rows, value: bytes) -> Here:
     """The branch in a row."""
     try:
         return _here_decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise rows.damaged(f"holds a branch that can't be decoded ({error})") from error
 
 

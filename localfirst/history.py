@@ -176,7 +176,7 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, problem: str) -> 
     """The body of a change. Raises `MalformedChange`, which says what the problem is."""
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedChange(f"{problem}: {error}") from error
 
 

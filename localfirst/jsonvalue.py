@@ -89,7 +89,10 @@ def split(array: bytes) -> list[bytes]:
         values = decode(array)
     if not isinstance(values, list):
         raise MalformedChange(f"JSON holds a {type(values).__name__} where an array belongs")
-    return [encode(value) for value in values]
+    try:
+        return [encode(value) for value in values]
+    except InvalidItem as error:
+        raise MalformedChange(f"JSON holds what can't be kept: {error}") from error
 
 
 def check_depth(value: Any) -> None:

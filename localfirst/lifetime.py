@@ -73,6 +73,6 @@ def decode_touch(body: bytes) -> Wish:
     """
     try:
         found = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedChange(f"a touch sets what can't be set: {error}") from error
     return Wish(found.ttl, found.item_ttl, found.own)

@@ -113,7 +113,7 @@ def recovered(rows: Rows) -> Recovered | None:
     try:
         report = _decoder.decode(found)
         at = datetime.fromtimestamp(report.at, timezone.utc)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError, OSError) as error:
         raise rows.damaged(f"holds a report of what was saved that can't be decoded ({error})") from error
     aside = rows.directory.parent / report.aside if is_name(report.aside) else None
     if aside is not None and not aside.exists():

@@ -76,7 +76,7 @@ def _file(directory: Path, name: str) -> Path:
 
 def _is_alive(directory: Path, name: str) -> bool:
     path = _file(directory, name)
-    if not name.isalnum() or not path.exists():
+    if not (name.isascii() and name.isalnum() and len(name) < 100) or not path.exists():
         return False
     lock = FileLock(path, timeout=0, thread_local=False, mode=0o600)
     try:
@@ -155,7 +155,7 @@ class Turns:
     def _decode(self, value: bytes) -> _Open:
         try:
             return _decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._rows.damaged(f"holds a turn that can't be decoded ({error})") from error
 
 

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Final
 
 from localfirst.change import BEGIN, END, MAIN_BRANCH, OF_A_BRANCH, TOUCH, Admitted, Change
@@ -381,7 +382,7 @@ class View:
                 if change is None and slot > self._slot:
                     raise self._log.rows.damaged(f"lacks change {slot} made here, which was admitted")
                 entries.append(Admitted(first.seq + place, first.admitted_at, change or VOID))  # Folded already: void.
-        entries.sort()
+        entries.sort(key=itemgetter(0))
         return entries
 
     def _decoded(self, data: bytes) -> Change:

@@ -70,6 +70,6 @@ def publish(directory: Path, namespace: str, status: SyncStatus) -> None:
 
 def published(directory: Path, namespace: str) -> SyncStatus | None:
     """What the leader told last; None if there was none, or it can't be read."""
-    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.json.decode((directory / f"{file_stem(namespace)}.json").read_bytes(), type=SyncStatus)
     return None

@@ -65,9 +65,7 @@ class Bounded(CentralStore):
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
         pages = _as_many(_shaped(await self._central.pull(wants, max_bytes), list[Pulled]), wants)
-        for page in pages:
-            _check_page(page, max_bytes)
-        return pages
+        return [_checked_page(page, max_bytes) for page in pages]
 
     async def checkpoint(self, session_id: str) -> Checkpoint | None:
         found: Checkpoint | None = _shaped(await self._central.checkpoint(session_id), _MAYBE_CHECKPOINT)
@@ -150,8 +148,9 @@ def _check_head(head: Head | None) -> None:
         _check(head.seq, head.digest, names=(head.generation,))
 
 
-def _check_page(page: Pulled, max_bytes: int) -> None:
-    _check_head(_shaped(tuple(page), Pulled).head)  # Of what is a `Pulled` already, only the name is looked at.
+def _checked_page(page: Pulled, max_bytes: int) -> Pulled:
+    page = _shaped(tuple(page), Pulled)  # Of what is a `Pulled` already, only the name would be looked at.
+    _check_head(page.head)
     _check(page.expires_at, *(number for entry in page.entries for number in entry[:2]), ended=page.ended)
     if not all(isinstance(entry.data, bytes) for entry in page.entries):
         raise RemoteRejected("the central store sends changes that are no bytes")
@@ -162,6 +161,7 @@ def _check_page(page: Pulled, max_bytes: int) -> None:
             f"the central store sends {len(page.entries):,} changes of {size:,} bytes where {max_bytes:,} bytes were"
             " asked for"
         )
+    return page
 
 
 def _check_size(checkpoint: Checkpoint) -> None:

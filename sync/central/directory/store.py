@@ -155,5 +155,5 @@ class DirectoryStore:
             raise RemoteUnavailable(f"the central store {self._directory} is locked by another process") from error
         except LocalFirstError as error:
             raise RemoteUnavailable(f"the central store can't be used: {error}") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RemoteRejected(f"the central store {self._directory} holds what can't be decoded: {error}") from error
