@@ -42,8 +42,10 @@ class BadRow(StoreCorrupt):
     """One row is not what was written. Others may be."""
 
 
-class RowExists(Exception):
-    """The key of an insert is taken."""
+class RowExists(StoreCorrupt):
+    """The local store holds a row where none can be. Opened again, it saves what can be read."""
+
+    # Where one can be, whoever inserts handles this.
 
 
 class Rows:

@@ -284,10 +284,13 @@ def through_hiredis(read: Callable[[Any], object]) -> Callable[[bytes], object]:
     def look(data: bytes) -> None:
         reader = hiredis.Reader()
         reader.feed(data[: 1 << 16])
-        with suppress(hiredis.HiredisError):
-            for _ in range(3):
-                if (reply := reader.gets()) is not False:
-                    read(reply)
+        for _ in range(3):
+            try:
+                reply = reader.gets()
+            except (hiredis.HiredisError, TypeError, MemoryError):  # Which close the connection.
+                return
+            if reply is not False:
+                read(reply)
 
     return look
 
