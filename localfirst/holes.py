@@ -8,6 +8,7 @@ whether the missing change had been admitted, and gives the rest new numbers: se
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,9 @@ from localfirst.change import Change, decode_change, derived_id
 from localfirst.errors import MalformedChange
 from localfirst.records import CHANGE, VOLUME_BYTES, Head, SessionKey, number, span
 from localfirst.rows import Rows
+
+MOST_MISSING: Final = 1_000_000
+"""Changes between two others. A slot beyond is forged, or was made up by a broken disk."""
 
 
 def slots_above(rows: Rows, key: SessionKey, after: int) -> dict[int, bytes]:
@@ -31,6 +35,13 @@ def first_hole(slots: dict[int, bytes], after: int) -> int | None:
 def mark_holes(rows: Rows, key: SessionKey, after: int) -> int:
     """Mark the slots above one that have no row; returns how many. In a transaction."""
     slots = slots_above(rows, key, after)
+    before = after
+    for slot in sorted(slots):
+        if slot - before > MOST_MISSING:  # Nothing that was written here: it would take all that is left of the disk.
+            rows.delete_range(*span(CHANGE + key, slot - 1))
+            slots = {each: value for each, value in slots.items() if each < slot}
+            break
+        before = slot
     missing = [slot for slot in range(after + 1, max(slots, default=after)) if slot not in slots]
     for slot in missing:
         rows.insert(CHANGE + key + number(slot), b"")

@@ -42,9 +42,11 @@ async def drop_life(site: Site, key: SessionKey, head: Head, how: Ended) -> bool
 
 async def with_pending(site: Site, key: SessionKey, head: Head) -> Head:
     """A head that tells what was set by what was admitted, with what is pending on top."""
-    lifetime, after = head.lifetime, max(head.acked, head.bottom)
-    while pending := await patiently(partial(site.log.run, key, after, site.limits.run_changes)):
+    lifetime, after, more = head.lifetime, max(head.acked, head.bottom), True
+    while more:
+        pending = await patiently(partial(site.log.run, key, after, site.limits.run_changes))
         lifetime, after = touched(site.codec(head), lifetime, pending), after + len(pending)
+        more = len(pending) == site.limits.run_changes
     return msgspec.structs.replace(head, lifetime=lifetime)
 
 

@@ -20,9 +20,12 @@ from diskcache.core import DBNAME
 
 import localfirst
 from localfirst import ConfigurationError, SessionEvent, Store, StoreCorrupt, StoreMoved, salvage
+from localfirst.change import Change, encode_change
 from localfirst.damage import Note, note_file, read_note, write_note
+from localfirst.holes import mark_holes
 from localfirst.lives import end_life
-from localfirst.records import CHANGE, HEAD, session_key
+from localfirst.log import Log
+from localfirst.records import CHANGE, HEAD, Head, session_key
 from localfirst.rows import Rows
 from localfirst.salvage import open_rows
 from localfirst.schema import checksum
@@ -555,3 +558,16 @@ def test_the_worker_checks_a_larger_database_once(path: Path, monkeypatch: pytes
     with opened(path) as store:
         assert store.status().recovered is not None
         assert contents(store) in (ITEMS, ITEMS[:-1])
+
+
+def test_a_slot_that_is_far_beyond_all_others_is_not_filled_up_to(path: Path) -> None:
+    """Rows for all that would be missing before it would take the whole disk."""
+    with closing(Rows(path / "data")) as rows:
+        log, key = Log(rows), session_key("default", "new")
+        log.create(key, Head("default", "new", "r1"))
+        for slot in (1, 2, 4, 1 << 62):
+            change = Change("r1", slot, 1 << 16, 0, "main", "append", b'["x"]')
+            rows.insert(b"c" + key + slot.to_bytes(8, "big"), encode_change(change))
+        with rows.transaction():
+            assert mark_holes(rows, key, 0) == 1
+        assert log.last_slot(key) == 4
