@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from localfirst import limits
-from localfirst.errors import ConfigurationError, LocalFirstError, RemoteRejected, RemoteUnavailable
+from localfirst.errors import LocalFirstError, RemoteRejected
 from sync.central.base import CentralStore, Want
 from sync.central.redis import RedisStore, bounded
 from tests.integration.stores import Open
@@ -76,10 +76,9 @@ async def test_what_redis_sends_without_an_end_is_cut_off(
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with endless(*ENDLESS[reply]) as port:
         store = RedisStore(f"redis://127.0.0.1:{port}", "n")
-        with pytest.raises((RemoteRejected, RemoteUnavailable, ConfigurationError)) as caught:
+        with pytest.raises(RemoteRejected, match="a reply of more than"):
             await asyncio.wait_for(CALLS[call](store), 20)
         await store.close()
-    assert not isinstance(caught.value, TimeoutError)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * MOST / 1024, "KiB"
 
 

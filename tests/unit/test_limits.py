@@ -228,6 +228,15 @@ async def test_answers_that_do_not_fit_are_refused(call: str, answer: Any) -> No
         await CALLS[call](Bounded(hostile))
 
 
+def test_a_store_checks_what_its_central_store_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = Hostile()
+    monkeypatch.setattr("sync.central.connect", lambda *_: hostile)
+    with localfirst.open(tmp_path, remote="redis://host", worker="none") as store:
+        hostile.answers["sessions"] = ["a", "a"]
+        with pytest.raises(RemoteRejected, match="out of order"):
+            store.refresh(5)
+
+
 async def test_answers_that_fit_are_taken() -> None:
     hostile = Hostile()
     for call, answer in (
