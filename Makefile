@@ -55,8 +55,9 @@ lint: $(READY) ## Check style, types and the direction of imports
 bench: $(READY) ## Time every call beside peers and raw limits, and replication (4 minutes); writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(READY) ## Crashes and chaos ten times as long as in CI, then simulated universes until stopped
-	LOCALFIRST_SOAK=1 $(BIN)/python -m pytest tests/integration/test_crash.py tests/integration/test_chaos.py $(ARGS)
+soak: $(READY) ## Crashes, chaos and forgeries far longer than in CI, then simulated universes until stopped
+	LOCALFIRST_SOAK=1 $(BIN)/python -m pytest tests/integration/test_crash.py tests/integration/test_chaos.py \
+		tests/integration/test_forged.py tests/unit/test_fuzz.py $(ARGS)
 	$(BIN)/python -m tests.simulation --forever
 
 clean: ## Remove the environment and everything generated

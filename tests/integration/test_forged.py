@@ -34,6 +34,7 @@ SOAK = bool(os.environ.get("LOCALFIRST_SOAK"))
 STORES = 1000 if SOAK else 12
 LOGS = 10_000 if SOAK else 1000
 SECONDS = 20.0
+pytestmark = pytest.mark.timeout(7200 if SOAK else 120)
 SEED = int.from_bytes(os.urandom(4), "big") if SOAK else 11
 
 
