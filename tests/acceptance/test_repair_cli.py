@@ -342,7 +342,7 @@ def test_advice_is_for_each_that_it_helps(run: Invoke, home: Path, central: str,
     assert {each["session_id"]: each["can_discard"] for each in found} == {"good": True, "user-1": False}
     output = " ".join(run("quarantine", "--store", damaged).output.split())
     assert "`localfirst quarantine discard` gives up" in output
-    assert "Not user-1: " in output
+    assert "Not user-1. " in output
 
 
 def test_ls_shows_what_is_in_quarantine_though_nothing_of_it_is_here(run: Invoke, damaged: Path) -> None:

@@ -75,7 +75,7 @@ async def coroutine(key: str, mine: Any, theirs: Any, base: Any) -> Any:
         ({"k": "counter"}, "'k' is 'counter'"),
         ({"k": None}, "'k' is None"),
         ({"k": ["last"]}, "'k' is ['last']"),
-        ({1: "last"}, "by a int: 1"),
+        ({1: "last"}, "by int: 1"),
         ({"k": coroutine}, "'k' is a coroutine function"),
         ({"k": lambda mine, theirs: mine}, "'k' can't be called with (key, mine, theirs, base)"),
     ],
