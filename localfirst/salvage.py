@@ -59,6 +59,7 @@ the worker leads, once."""
 _ROWS_AT_ONCE: Final = 500
 _RECOVERED: Final = b"s:recovered"
 _GUARD: Final = b"\0"
+_NOT_COPIED: Final = {_GUARD, SETTLED, _RECOVERED}
 
 _logger = logging.getLogger("localfirst")
 
@@ -247,7 +248,7 @@ def _all_rows_readable(rows: Rows) -> bool:
 
 def _build(directory: Path, note: Note, new: Path, work: Path) -> None:
     aside = directory.parent / note.aside
-    report = _Report(note.aside, time.time(), note.reason)
+    report, missing = _Report(note.aside, time.time(), note.reason), set[bytes]()
     rows = Rows(new)
     try:
         rows.checkpoint()
@@ -255,9 +256,10 @@ def _build(directory: Path, note: Note, new: Path, work: Path) -> None:
         if (aside / DATABASE).exists():
             wreck = Wreck(aside, work, rows.file)
             _copy(rows, wreck.rows())
-            report.damaged_rows = wreck.damaged
+            missing = _look_for_missing(rows, wreck)
+            report.damaged_rows = max(wreck.damaged, len(missing), int(wreck.unread and not wreck.named_all))
             _keep_place(rows, aside / DATABASE)
-        _mend(rows, report)
+        _mend(rows, report, missing)
         rows.put(_RECOVERED, _encode(report))
         rows.checkpoint()
     finally:
@@ -279,8 +281,21 @@ def _build(directory: Path, note: Note, new: Path, work: Path) -> None:
 
 def _copy(rows: Rows, found: Iterable[Found]) -> None:
     found = iter(found)
-    while batch := [row for row in islice(found, _ROWS_AT_ONCE) if row.key not in (_GUARD, SETTLED, _RECOVERED)]:
+    while batch := [row for row in islice(found, _ROWS_AT_ONCE) if row.key not in _NOT_COPIED]:
         rows.restore(batch, once=CHANGE)
+
+
+def _look_for_missing(rows: Rows, wreck: Wreck) -> set[bytes]:
+    """The keys that the broken index names, and whose rows can't be read; those that it helps to find are added."""
+    missing = set[bytes]()
+    named = iter(wreck.named())
+    while batch := dict(islice(named, _ROWS_AT_ONCE)):
+        here = {*rows.keys(min(batch), max(batch) + b"\0"), *_NOT_COPIED}
+        sought = [(key, rowid) for key, rowid in batch.items() if key not in here]
+        found = list(wreck.sought(rowid for _, rowid in sought))
+        _copy(rows, filter(None, found))
+        missing |= {key for (key, _), row in zip(sought, found, strict=True) if row is None}  # Else the index is wrong.
+    return missing
 
 
 def _keep_place(rows: Rows, before: Path) -> None:
@@ -289,16 +304,35 @@ def _keep_place(rows: Rows, before: Path) -> None:
         rows.put(HOST, fingerprint(rows.file).encode())
 
 
-def _mend(rows: Rows, report: _Report) -> None:
+def _mend(rows: Rows, report: _Report, missing: set[bytes]) -> None:
+    """`missing`: keys of rows that were there."""
     log = Log(rows)
     _drop_garbage(log)
-    for key in _sessions(rows):
+    gone = _slots_of(missing)
+    for key in sorted({*_sessions(rows), *gone, *_sessions_of(missing)}):
         head = log.head(key)
         if head is None:
             report.nameless += 1  # It comes back when somebody names it, see `Log.create`.
-        elif not is_whole(log, key, head):
+            report.lost_changes += len(gone.get(key, ()))
+            continue
+        behind = [slot for slot in gone.get(key, ()) if slot > max(log.last_slot(key), head.bottom)]
+        if behind or not is_whole(log, key, head):
             report.incomplete += 1
-            report.lost_changes += _read_anew(log, key, head)
+            report.lost_changes += len(behind) + _read_anew(log, key, head)
+
+
+def _slots_of(missing: set[bytes]) -> dict[SessionKey, list[int]]:
+    """The slots of changes made here that are missing, by session."""
+    slots: dict[SessionKey, list[int]] = {}
+    for row_key in missing:
+        if row_key.startswith(CHANGE) and len(row_key) == 1 + KEY_BYTES + 8:
+            slots.setdefault(row_key[1 : 1 + KEY_BYTES], []).append(int.from_bytes(row_key[-8:], "big"))
+    return slots
+
+
+def _sessions_of(missing: set[bytes]) -> set[SessionKey]:
+    """The sessions whose heads are missing."""
+    return {row_key[1:] for row_key in missing if row_key.startswith(HEAD) and len(row_key) == 1 + KEY_BYTES}
 
 
 def _sessions(rows: Rows) -> list[SessionKey]:

@@ -23,11 +23,12 @@ class Recovered:
     """Changes made here that are missing for certain. More may be, of which nothing is left that tells of them. Those
     that had been sent come back from the central store."""
     damaged_rows: int
-    """Rows that are not what was written."""
+    """Rows that are not what was written, or can't be read at all."""
     incomplete_sessions: int
     """Sessions of which something is missing; they are read anew from the central store."""
     nameless_sessions: int
-    """Sessions whose names are lost. What was written to them here comes back when they are next used by name."""
+    """Sessions whose names are lost. What was written to them here and could be read comes back when they are next used
+    by name."""
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -290,6 +292,74 @@ def test_a_turn_whose_end_is_lost_is_ended(tmp_path: Path) -> None:
         assert contents(store) == ["in a turn", "after"]
         store.flush(30)
         assert store.status().pending_changes == 0
+
+
+# A page of the table that can't be read.
+
+
+def leaves(file: Path) -> list[int]:
+    """The pages that hold rows, by their places in the file."""
+    data = file.read_bytes()
+    return [place for place in range(4096, len(data), 4096) if data[place] == 13]
+
+
+def spoil_page(file: Path, place: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[place + 100 : place + 800] = random.Random(place).randbytes(700)
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("gap", [1, 3_000_000], ids=["dense", "gaps"])
+def test_a_damaged_page_takes_only_its_own_rows_and_they_are_counted(path: Path, gap: int) -> None:
+    """Whatever numbers the rest of it gives: the rows behind it are saved. Numbers may have gaps, of rows that were
+    deleted."""
+    sessions = ["s", "good", *(f"s{number}" for number in range(8))]
+    with opened(path) as store:
+        for item in ITEMS:
+            for name in sessions[2:]:
+                store.session(name).add_message("user", item * 20)
+    with closing(sqlite3.connect(path / "data" / DBNAME)) as connection, connection:
+        connection.execute("UPDATE Cache SET rowid = -rowid * ?", (gap,))
+        connection.execute("UPDATE Cache SET rowid = -rowid")
+    places = [place for place in leaves(path / "data" / DBNAME) if place > 5 * 4096]
+    assert len(places) > 10
+    for place in places:
+        damaged = shutil.copytree(path, path.parent / str(place))
+        spoil_page(damaged / "data" / DBNAME, place)
+        with opened(damaged) as store:
+            found = [contents(store, name) for name in sessions]
+            recovered = store.status().recovered
+        lost = len(sessions) * len(ITEMS) - sum(map(len, found))
+        assert lost < 20, f"page {place // 4096 + 1}"
+        if recovered is None:  # Nothing was in that part of the page.
+            assert lost == 0
+        else:
+            assert recovered.lost_changes == lost, f"page {place // 4096 + 1}"
+            assert recovered.damaged_rows >= lost
+
+
+def test_a_damaged_page_of_many_rows_is_read_around_in_seconds(tmp_path: Path) -> None:
+    """Also where nothing is behind it that could be read, and numbers have gaps."""
+    with closing(open_rows(tmp_path / "data")) as rows, rows.transaction(), rows._using() as execute:
+        for number in range(20_000):
+            key, value = b"x%08d" % (number * 7919 % 20_000), bytes(100)
+            execute(
+                "INSERT INTO Cache (rowid, key, raw, store_time, mode, tag, value) VALUES (?, ?, 1, 1.0, 1, ?, ?)",
+                (10 + number * 3_000_000, key, checksum(key, value), value),
+            )
+    file = tmp_path / "data" / DBNAME
+    places = leaves(file)
+    for place in (places[len(places) // 2], places[-1]):
+        spoil_page(file, place)
+    write_note(tmp_path / "data", Note("somebody met it"))
+    began = time.monotonic()
+    with closing(open_rows(tmp_path / "data")) as rows:
+        assert time.monotonic() - began < 20
+        kept = len(rows.keys(b"x", b"y"))
+        found = salvage.recovered(rows)
+    assert kept > 20_000 - 100
+    assert found is not None
+    assert found.damaged_rows >= 20_000 - kept
 
 
 # Files that are no database of ours.
