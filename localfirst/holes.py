@@ -14,7 +14,7 @@ import msgspec
 
 from localfirst.change import Change, decode_change, derived_id
 from localfirst.errors import MalformedChange
-from localfirst.records import CHANGE, VOLUME_BYTES, Head, SessionKey, number, span
+from localfirst.records import CHANGE, VOLUME_BYTES, Head, Rest, SessionKey, number, span
 from localfirst.rows import Rows
 
 MOST_MISSING: Final = 1_000_000
@@ -30,6 +30,23 @@ def slots_above(rows: Rows, key: SessionKey, after: int) -> dict[int, bytes]:
 def first_hole(slots: dict[int, bytes], after: int) -> int | None:
     """The first slot above one whose change is missing, though it or a later one was taken."""
     return next((slot for slot in range(after + 1, max(slots, default=after) + 1) if not slots.get(slot)), None)
+
+
+def lack_of(rest: Rest, head: Head, after_seq: int, after_slot: int) -> str:
+    """What an index must have hidden of a session that is read after a seq and a slot; empty: nothing, as far as its
+    numbers tell. They don't tell of the last changes that wait."""
+    if rest.whole and head.floor and not head.stub and rest.checkpoint is None:
+        return "the checkpoint"
+    for page in rest.pages:
+        if page.first != after_seq + 1:
+            break
+        after_seq += page.count
+    if after_seq != head.seq:
+        return f"entry {after_seq + 1} of the central log"
+    base = max(head.bottom, head.slot(head.first) - 1, after_slot)
+    slots = [slot for slot, _ in rest.changes if slot > base]
+    last = max(slots[-1] if slots else base, head.acked)
+    return f"a change up to {last} made here" if last - base != len(slots) else ""
 
 
 def mark_holes(rows: Rows, key: SessionKey, after: int) -> int:

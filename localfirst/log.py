@@ -27,7 +27,7 @@ import msgspec
 from localfirst.change import END, Change
 from localfirst.codec import Codec, Vault
 from localfirst.decoding import decode_head, decode_here, decode_own, decode_page, encode
-from localfirst.holes import head_of_changes, mark_holes, slots_above
+from localfirst.holes import head_of_changes, lack_of, mark_holes, slots_above
 from localfirst.lifetime import Lifetime
 from localfirst.records import (
     ASIDE,
@@ -124,15 +124,23 @@ class Log:
         with self.rows.snapshot():
             head = self.head(key)
             if head is None:
+                for kind in (HEAD, CHANGE):
+                    self.rows.check_ends(kind + key, 0)
                 return Rest(None, False, None, [], [])
             whole = head.epoch != epoch or after_seq < head.floor
             if whole:
                 after_seq, after_slot = head.floor, head.bottom
             parts = self.rows.range(*span(PART + key + head.volume)) if whole and head.floor else []
             pages = self.rows.range(*span(PAGE + key + head.volume, after_seq))
-            changes = self._slots(key, max(after_slot, head.bottom))
+            first_look, after_slot = whole or not (after_slot or after_seq), max(after_slot, head.bottom)
+            changes = self._slots(key, after_slot)
+            if first_look:
+                self.rows.check_ends(span(CHANGE + key, after_slot)[0], len(changes))
         checkpoint = b"".join(value for _, value in parts) if parts else None
-        return Rest(head, whole, checkpoint, [decode_page(self.rows, value) for _, value in pages], changes)
+        rest = Rest(head, whole, checkpoint, [decode_page(self.rows, value) for _, value in pages], changes)
+        if lack := lack_of(rest, head, after_seq, after_slot):
+            raise self.rows.damaged(f"lacks {lack} of session {head.session_id!r}")
+        return rest
 
     def here(self, key: SessionKey) -> Here:
         """The branch on which somebody stood last."""

@@ -152,6 +152,11 @@ class Page(msgspec.Struct, frozen=True, array_like=True):
         """The lowest seq in it."""
         return min([entry.seq for entry in self.own] + [entry.seq for entry in self.foreign])
 
+    @property
+    def count(self) -> int:
+        """How many entries are in it."""
+        return sum(own.count for own in self.own) + len(self.foreign)
+
     def __bool__(self) -> bool:
         return bool(self.own or self.foreign)
 

@@ -173,6 +173,18 @@ class Rows:
             query = "SELECT 1 FROM Cache WHERE key >= ? AND key < ? LIMIT 1 OFFSET ?"
             return execute(query, (lower, upper, count)).fetchone() is not None
 
+    def check_ends(self, lower: bytes, count: int) -> None:
+        """Raise `StoreCorrupt` if the index has a wrong key for the row before a key, or behind so many rows from it:
+        it may hide rows that are there. In a snapshot."""
+        with self._using() as execute:
+            before = execute("SELECT key, rowid FROM Cache WHERE key < ? ORDER BY key DESC, raw DESC LIMIT 1", (lower,))
+            behind = execute(
+                "SELECT key, rowid FROM Cache WHERE key >= ? ORDER BY key, raw LIMIT 1 OFFSET ?", (lower, count)
+            )
+            for key, rowid in (*before, *behind):
+                if execute("SELECT key FROM Cache NOT INDEXED WHERE rowid = ?", (rowid,)).fetchone() != (key,):
+                    raise self.damaged(f"has an index that is wrong at key {key!r:.80}")
+
     def insert(self, key: bytes, value: bytes) -> None:
         """Add a row; raises `RowExists` if the key is taken."""
         with self._using() as execute, self._connections.writing:

@@ -178,6 +178,9 @@ class MemoryRows(Rows):
         self._life.check()
         return len(self.disk.span(lower, upper)) > count
 
+    def check_ends(self, lower: bytes, count: int) -> None:
+        self._life.check()
+
     def insert(self, key: bytes, value: bytes) -> None:
         if self.get(key) is not None:
             raise RowExists

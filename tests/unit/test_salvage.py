@@ -27,7 +27,7 @@ from localfirst.damage import Note, note_file, read_note, write_note
 from localfirst.holes import mark_holes
 from localfirst.lives import end_life
 from localfirst.log import Log
-from localfirst.records import CHANGE, HEAD, Head, session_key
+from localfirst.records import CHANGE, HEAD, PAGE, Head, session_key
 from localfirst.rows import Rows
 from localfirst.salvage import open_rows
 from localfirst.schema import checksum
@@ -360,6 +360,65 @@ def test_a_damaged_page_of_many_rows_is_read_around_in_seconds(tmp_path: Path) -
     assert kept > 20_000 - 100
     assert found is not None
     assert found.damaged_rows >= 20_000 - kept
+
+
+# Rows that an index hides, in a store that is not checked when it is opened.
+
+
+@pytest.mark.parametrize("slots", [[1], [7], [1, 2], [19]], ids=str)
+def test_a_session_of_which_changes_are_hidden_is_not_shown(
+    path: Path, monkeypatch: pytest.MonkeyPatch, slots: list[int]
+) -> None:
+    monkeypatch.setattr(salvage, "CHECKED_BYTES", 0)
+    delete(path, *[row_key("s", slot) for slot in slots])
+    meet(path)
+    with opened(path) as store:
+        assert contents(store) == [item for slot, item in enumerate(ITEMS, start=1) if slot not in slots]
+        assert store.status().recovered is not None
+
+
+@pytest.mark.parametrize("kind", [CHANGE, PAGE, HEAD], ids=["all changes", "pages", "head"])
+def test_a_session_that_was_sent_and_is_hidden_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    path, remote, key = tmp_path / "a", (tmp_path / "central").as_uri(), session_key("default", "s")
+    with localfirst.open(path, remote=remote, worker="none") as store:
+        for item in ITEMS:
+            store.session("s", hydrate_timeout=0.0).add_message("user", item)
+        store.flush(30)
+    monkeypatch.setattr(salvage, "CHECKED_BYTES", 0)
+    with closing(Rows(path / "data")) as rows:
+        keys = rows.keys(kind + key, kind + key + b"\xff" * 17)
+    if kind == HEAD:
+        hide(path, keys[0], 1)
+    else:
+        delete(path, *keys)
+    meet(path)
+    with localfirst.open(path, remote=remote, worker="none") as store:
+        store.refresh(30)
+        assert contents(store) == ITEMS
+
+
+def hide(path: Path, key: bytes, place: int) -> None:
+    """Alter a byte of a key in the index, as in its order it would be the last."""
+    file = path / "data" / DBNAME
+    data = bytearray(file.read_bytes())
+    found = [at for at in range(len(data)) if data.startswith(key, at) and data[at // 4096 * 4096] in (2, 10)]
+    assert len(found) == 1
+    data[found[0] + place] = 0xFF
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", [1, 17], ids=["its session", "its slot"])
+def test_the_last_changes_of_a_session_are_not_hidden_by_a_wrong_key(
+    path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """No number tells of them: what stands behind them in the index is held against its row."""
+    monkeypatch.setattr(salvage, "CHECKED_BYTES", 0)
+    hide(path, row_key("s", 20), place)
+    meet(path)
+    with opened(path) as store:
+        assert contents(store) == ITEMS
 
 
 # Files that are no database of ours.

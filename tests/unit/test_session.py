@@ -420,7 +420,7 @@ def test_a_write_after_a_change_of_a_fast_clock_is_the_later_one(store: localfir
     theirs = Change("other", 1, pack(soon), 0, MAIN_BRANCH, PUT, encode_put("k", "last", b'"theirs"'))
     log.create(key, head)
     page = Page([], [Foreign(1, soon, encode_change(theirs))])
-    assert log.settle(key, head, Head("default", "user-123", "generation", 1, 0), [page])
+    assert log.settle(key, head, Head("default", "user-123", origin="me", generation="generation", seq=1), [page])
     assert session.get("k") == "theirs"
     session.set("other key", "mine")
     (mine,) = log.run(key, 0, 10)
