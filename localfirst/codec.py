@@ -14,13 +14,12 @@ import msgspec
 from localfirst.change import Change, decode_change, encode_change
 from localfirst.checkpoint import State, decode_state, encode_state
 from localfirst.errors import DecryptionError, of_session
+from localfirst.keys import SEALED, key_of, missing_key
 
 if TYPE_CHECKING:
     from localfirst.crypto import SessionKeys
     from localfirst.keys import KeyRing
 
-SEALED: Final = b"\x01"
-"""How what is sealed begins; JSON does not."""
 _CHECKPOINT: Final = b"checkpoint"
 _CODECS: Final = 1024
 """Kept at hand."""
@@ -51,12 +50,10 @@ class Codec:
     def can_open(self, data: bytes) -> bool:
         """Whether what a change (wire bytes) is sealed with is here, if it is sealed."""
         body = decode_change(data).body
-        return body[:1] != SEALED or (self.keys is not None and self.keys.has(body[1:5]))
+        return body[:1] != SEALED or (self.keys is not None and self.keys.has(key_of(body)))
 
     def lacks(self, key_id: str) -> DecryptionError:
         """What to tell who lacks a key."""
-        from localfirst.crypto import missing_key  # Who has no key need not load what ciphers need.
-
         return missing_key(self._session_id, bytes.fromhex(key_id))
 
     def encode(self, change: Change) -> bytes:
@@ -111,7 +108,7 @@ class Codec:
         if data[:1] != SEALED:
             return data
         if self.keys is None:
-            raise self.lacks(data[1:5].hex())
+            raise missing_key(self._session_id, key_of(data))
         return self.keys.open(context, data)
 
     def _not_sealed(self, what: str) -> DecryptionError:
@@ -142,6 +139,6 @@ class Vault:
     def _codec(self, session_id: str) -> Codec:
         if self._masters is None:
             return Codec(session_id)
-        from localfirst.crypto import session_keys
+        from localfirst.crypto import session_keys  # Who has no key need not load what ciphers need.
 
         return Codec(session_id, session_keys(self._masters, self._namespace, session_id), plain=self._plain)

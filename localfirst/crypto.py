@@ -18,14 +18,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from localfirst.errors import DecryptionError, of_session
-from localfirst.keys import KEY_BYTES, Masters
+from localfirst.keys import ID_BYTES, KEY_BYTES, SEALED, Masters, key_of, missing_key
 
-SEALED: Final = b"\x01"
-"""How sealed bytes begin: with the version of all that is here. JSON never does."""
-OVERHEAD: Final = 1 + 4 + 12 + 16
-"""How much longer sealed bytes are: version, id of the key, nonce, tag."""
-
-_HEADER: Final = 1 + 4
+_HEADER: Final = len(SEALED) + ID_BYTES
 _NONCE: Final = 12
 
 
@@ -105,23 +100,6 @@ def session_keys(masters: Masters, namespace: str, session_id: str) -> SessionKe
     return SessionKeys(session_id, [_derived(each, namespace, session_id) for each in keys])
 
 
-def key_of(sealed: bytes) -> bytes:
-    """The id of the key of a sealed body."""
-    return sealed[len(SEALED) : _HEADER]
-
-
-def missing_key(session_id: str, key_id: bytes) -> DecryptionError:
-    """What to tell who lacks a key."""
-    return DecryptionError(
-        of_session(
-            session_id,
-            f"it is sealed with key {key_id.hex()}, which is not here: open the store with it"
-            " (encryption_key=, or localfirst --key-file); until then, it stays as it is",
-        ),
-        key_id.hex(),
-    )
-
-
 def _cipher(bodies: bytes, context: bytes) -> AESGCM:
     return AESGCM(_hash(bodies, context))
 
@@ -135,5 +113,5 @@ def _derived(master: bytes, namespace: str, session_id: str) -> _Derived:
     """The id of the key is the same in all sessions."""
     info = b"localfirst\0" + namespace.encode() + b"\0" + session_id.encode()
     both = HKDF(SHA256(), 2 * KEY_BYTES, salt=None, info=info).derive(master)
-    key_id = _hash(master, b"localfirst key id")[:4]
+    key_id = _hash(master, b"localfirst key id")[:ID_BYTES]
     return _Derived(key_id, both[:KEY_BYTES], both[KEY_BYTES:])

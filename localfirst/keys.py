@@ -10,14 +10,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from localfirst.errors import ConfigurationError
+from localfirst.errors import ConfigurationError, DecryptionError, of_session
 
 KEY_BYTES: Final = 32
+ID_BYTES: Final = 4
+SEALED: Final = b"\x01"
+"""How sealed bytes begin: with the version of all that `localfirst.crypto` does. JSON never does. The id of the key is
+next."""
 LEAST_PASSPHRASE: Final = 8
 """Characters."""
 
 _SCRYPT: Final = partial(hashlib.scrypt, n=1 << 15, r=8, p=3, maxmem=1 << 26, dklen=KEY_BYTES)
-"""A quarter of a second of a server's core, and 32 MB. Others would need another `localfirst.codec.SEALED`."""
+"""A quarter of a second of a server's core, and 32 MB. Others would need another `SEALED`."""
 _NEARLY: Final = re.compile(rb"[A-Za-z0-9_/+-]{43}=|^[A-Za-z0-9_/+-]{43}$")
 """Something else is around it, or it lacks its end."""
 _BASE64: Final = re.compile(rb"[A-Za-z0-9_/+-]{43}=")
@@ -70,6 +74,23 @@ class KeyRing:
             [secret.master(namespace) for secret in self._keys],
             {name: [secret.master(namespace) for secret in own] for name, own in self._sessions.items()},
         )
+
+
+def key_of(sealed: bytes) -> bytes:
+    """The id of the key of a sealed body."""
+    return sealed[len(SEALED) : len(SEALED) + ID_BYTES]
+
+
+def missing_key(session_id: str, key_id: bytes) -> DecryptionError:
+    """What to tell who lacks a key."""
+    return DecryptionError(
+        of_session(
+            session_id,
+            f"it is sealed with key {key_id.hex()}, which is not here: open the store with it"
+            " (encryption_key=, or localfirst --key-file); until then, it stays as it is",
+        ),
+        key_id.hex(),
+    )
 
 
 def key_ring(key: Key | KeyRing | None) -> KeyRing | None:
