@@ -85,7 +85,7 @@ async def _what_waits(site: Site, key: SessionKey) -> str:
     while pending := await patiently(partial(site.log.run, key, after, site.limits.run_changes)):
         old += sum(bool(data) and not codec.is_newest(data) for data in pending)
         after += len(pending)
-    return f"{old} changes that are not in the central store yet are sealed with an older key" if old else ""
+    return f"not in the central store yet, and sealed with an older key: {old} of what waits" if old else ""
 
 
 async def _is_new_here(site: Site, key: SessionKey, head: Head) -> bool:

@@ -300,10 +300,9 @@ def test_what_is_missing_comes_back_and_nothing_is_there_twice(
     assert a.read() == [*expected, "more"]
 
 
+@pytest.mark.parametrize("remote_url", ["redis"], indirect=True)
 def test_what_is_missing_here_and_was_lost_there_too(a: Device, redis_url: str) -> None:
     """What is left is sent; with "ask", when somebody agrees."""
-    if a.remote != redis_url:
-        pytest.skip("one store will do")
     a.spoil(CHANGE, 3, 7)
     with redis.Redis.from_url(redis_url) as client:
         client.delete(f"localfirst:{a.namespace}:{{s}}:head", f"localfirst:{a.namespace}:{{s}}:log")
