@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from localfirst import jsonvalue, plans
+from localfirst import jsonvalue, plans, windows
 from localfirst.access import Access
 from localfirst.change import APPEND, PUT, TOUCH, check_session_id
 from localfirst.clock import moment, pack, utc
@@ -19,6 +19,7 @@ from localfirst.errors import InvalidItem
 from localfirst.events import SessionEvent
 from localfirst.export import read_export, write_export
 from localfirst.fold import Fold
+from localfirst.history import Item
 from localfirst.lifetime import Wish, encode_touch
 from localfirst.metadata import (
     Conflict,
@@ -28,6 +29,7 @@ from localfirst.metadata import (
 )
 from localfirst.options import milliseconds
 from localfirst.records import session_key
+from localfirst.replacing import Replace, Snapshot
 from localfirst.status import Branch
 from localfirst.turn import Turn
 from localfirst.view import Step
@@ -61,12 +63,15 @@ class Session:
         *,
         hydrate_timeout: float = 2.0,
         session_settings: Any = None,
+        whole_turns: bool = False,
         branch: str | None = None,
         wish: Wish | None = None,
     ) -> None:
         self.session_id = check_session_id(session_id)
         self.session_settings = session_settings
         """The OpenAI Agents SDK's `SessionSettings`, or a dict like it: `limit` is the default of `get_items`."""
+        self.whole_turns = whole_turns
+        """Whether that limit cuts between turns only."""
         self._store = store
         self._key = session_key(store.namespace, session_id)
         self._access = Access(
@@ -92,19 +97,31 @@ class Session:
         await self._access.write_soon(plans.always(*steps))
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
 
-    async def get_items(self, limit: int | None = None) -> list[Any]:
+    async def get_items(self, limit: int | None = None, *, whole_turns: bool | None = None) -> list[Any]:
         """The items, oldest first, as fresh objects. `limit`: only the last so many; 0: none; negative: all.
 
-        >>> asyncio.run(session.add_items(["a", "b", "c"]))
-        >>> asyncio.run(session.get_items(limit=2))
-        ['b', 'c']
+        `whole_turns`: as many of the newest turns as have so many items between them, and the newest at least, however
+        long: never an output without its call, nor an answer without its question. None: as the session was made, where
+        the limit is that of its settings; else no.
+
+        >>> asyncio.run(session.add_items([{"role": "user", "content": "2 + 3?"}, "a call", "its output"]))
+        >>> asyncio.run(session.get_items(limit=1))
+        ['its output']
+        >>> asyncio.run(session.get_items(limit=1, whole_turns=True))
+        [{'role': 'user', 'content': '2 + 3?'}, 'a call', 'its output']
         """
         if self._access.replicates:
             await self._access.hydrate_soon()
-        if self.session_settings is not None and limit is None:
-            limit = self._default_limit()
-        look = partial(plans.last, limit=limit, branch=await self._access.branch_soon())
-        return jsonvalue.decode_each(await self._access.read_soon(look))
+        whole = whole_turns
+        if self.session_settings is not None:
+            own = self._default_limit()
+            limit = own if limit is None else limit
+            whole = self.whole_turns and limit == own if whole is None else whole
+        if limit is None or limit < 0:
+            whole = limit = None
+        look = partial(plans.last, limit=None if whole else limit, branch=await self._access.branch_soon())
+        found = await self._access.read_soon(look)
+        return windows.whole_turns(found, limit) if whole and limit is not None else jsonvalue.decode_each(found)
 
     async def pop_item(self) -> Any | None:
         """Remove the last item and return it; None if there is none.
@@ -126,6 +143,42 @@ class Session:
         """
         await self._access.write_soon(partial(plans.clear, branch=await self._access.branch_soon()), fresh=True)
         self._emit(SessionEvent.SESSION_CLEARED)
+
+    async def _get_compaction_snapshot(
+        self, limit: int, *, prune_prefix: Callable[[Any], bool] | None = None
+    ) -> Snapshot | None:
+        """What the OpenAI Agents SDK looks for to compact a history in one step; None where a subclass has items of
+        its own making, which it would pass by. `prune_prefix`: which of the oldest items are removed on the way."""
+        if not self._keeps_items_as_they_are():
+            return None
+        await self._access.hydrate_soon()
+        branch = await self._access.branch_soon()
+        items = await self._access.read_soon(lambda fold: list(fold.on(branch(fold))))
+        seen = items[max(0, len(items) - limit) :]
+
+        async def replace_suffix(start: int, output: list[Any]) -> bool:
+            return start < len(seen) and await self._replace(seen[start:], output, prune_prefix)
+
+        return Snapshot(jsonvalue.decode_each([item.data for item in seen]), len(seen) == len(items), replace_suffix)
+
+    async def _atomic_replace_items(self, items: list[Any]) -> bool:
+        """Replace the whole history in one step; False where a subclass has items of its own making."""
+        return self._keeps_items_as_they_are() and await self._replace(None, items)
+
+    async def _replace(
+        self, seen: Sequence[Item] | None, new: Sequence[Any], expired: Callable[[Any], bool] | None = None
+    ) -> bool:
+        encoded = plans.encode_items(new)
+        plan = Replace(seen, encoded, await self._access.branch_soon(), expired)
+        async with self.turn():
+            await self._access.write_soon(plan, fresh=True)
+        if plan.done:
+            self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
+        return plan.done
+
+    def _keeps_items_as_they_are(self) -> bool:
+        kind = type(self)
+        return kind.get_items is Session.get_items and kind.add_items is Session.add_items
 
     # Messages: the items that have a role and a content.
 

@@ -111,6 +111,7 @@ class Store:
         *,
         hydrate_timeout: float = 2.0,
         session_settings: Any = None,
+        whole_turns: bool = False,
         branch: str | None = None,
         ttl: timedelta | float | None = None,
         item_ttl: timedelta | float | None = None,
@@ -121,7 +122,8 @@ class Store:
         most, then goes on with what is here. A plain call can't wait on the loop of a `worker="task"`, and without a
         worker nothing is fetched: there, `await get_items()` or `arefresh()` first, or `refresh()`.
 
-        `session_settings`: see `Session`. `branch`: the name of the branch to begin on; None: the one to which this
+        `session_settings`: see `Session`. `whole_turns`: the limit in these settings never cuts a turn, see
+        `Session.get_items`. `branch`: the name of the branch to begin on; None: the one to which this
         session was switched last in this directory, main at first; calls raise `ConfigurationError` if there is no such
         branch. `ttl`, `item_ttl`: as for `open`, for this session on every replica, from the next write on; they count
         more than those of any store. Raises `ConfigurationError` for an id that is empty, not a string, longer than
@@ -136,6 +138,7 @@ class Store:
             session_id,
             hydrate_timeout=hydrate_timeout,
             session_settings=session_settings,
+            whole_turns=whole_turns,
             branch=branch,
             wish=self._wish(milliseconds("ttl", ttl), milliseconds("item_ttl", item_ttl)),
         )
