@@ -1,0 +1,123 @@
+"""The stores behind session objects that are made one by one: each is opened once in a process, for all that use it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from platformdirs import user_data_path
+
+from localfirst.errors import ConfigurationError
+from localfirst.opening import open as open_store
+from localfirst.secret import Url, shown
+from localfirst.store import Store
+
+_Place = tuple[Path, str, str]
+
+
+@dataclass
+class _Opened:
+    store: Store
+    users: int = 0
+
+
+_opened: Final[dict[_Place, _Opened]] = {}
+_lock = threading.RLock()  # Sessions that are dropped are noticed wherever memory is collected, here too.
+_abandoned: Final[deque[Callable[[], None]]] = deque()
+
+
+class Borrowed(NamedTuple):
+    """A store, for as long as one session object uses it. One of the two ends that, once."""
+
+    store: Store
+    give_back: Callable[[], Store | None]
+    """It is not needed any more. What comes back is to be closed."""
+    drop: Callable[[], None]
+    """As `give_back`, for what is never closed. Takes no time."""
+
+
+def borrow(path: str | os.PathLike[str], *, remote: str | None = None, namespace: str = "default") -> Borrowed:
+    """The store in a directory, opened if nobody in this process has done that. `remote`: as for `localfirst.open`.
+
+    Raises `ConfigurationError`, also if there is a file in the place of the directory.
+    """
+    directory = Path(path).expanduser().absolute()
+    if directory.is_file():
+        raise ConfigurationError(
+            f"{directory} is a file, and localfirst keeps sessions in a directory: `localfirst import --in-place"
+            f" {directory}` takes over the conversations of a database of the OpenAI Agents SDK or of openstackai; or"
+            " take another path"
+        )
+    remote = os.environ.get("LOCALFIRST_REMOTE", "") if remote is None else remote
+    place = directory, str(remote), namespace
+    with _lock:
+        opened = _opened.get(place)
+        if opened is None:
+            opened = _opened[place] = _Opened(open_store(directory, remote=Url(remote), namespace=namespace))
+        opened.users += 1
+
+    def drop() -> None:
+        with _lock:
+            opened.users -= 1
+
+    def give_back() -> Store | None:
+        with _lock:
+            drop()
+            return None if opened.users or _opened.pop(place, None) is not opened else opened.store
+
+    return Borrowed(opened.store, give_back, drop)
+
+
+def temporary() -> Borrowed:
+    """A store of its own that is gone when it is given back, and replicates nowhere."""
+    while _abandoned:
+        _abandoned.popleft()()
+    directory = tempfile.mkdtemp(prefix="localfirst-")
+    store = open_store(directory, remote="")
+
+    def remove() -> None:
+        atexit.unregister(remove)
+        store.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+    atexit.register(remove)
+    return Borrowed(store, remove, partial(_abandoned.append, remove))
+
+
+def lent(store: Store) -> Borrowed:
+    """A store that somebody else has opened, and closes."""
+    return Borrowed(store, lambda: None, lambda: None)
+
+
+def home_of(remote: str) -> Path:
+    """The directory for sessions of which nothing is said but the central store: one for each, so that nothing of one
+    is sent to another. In `$LOCALFIRST_HOME`, else among the platform's user data."""
+    home = Path(os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst"))
+    return home / re.sub("[^A-Za-z0-9.]+", "-", shown(remote)).strip("-.")
+
+
+def _close_all() -> None:
+    """At exit: many programs never close their sessions."""
+    for opened in list(_opened.values()):
+        opened.store.close()
+    _opened.clear()
+
+
+def _forked() -> None:
+    global _lock  # noqa: PLW0603 - somebody may have held it
+    _lock = threading.RLock()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

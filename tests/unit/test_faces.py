@@ -1,0 +1,122 @@
+"""What all sessions have in common that open their own store."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import localfirst
+from localfirst.integrations import stores
+from localfirst.integrations.face import Face, place
+from tests.polling import eventually
+
+ITEM = {"role": "user", "content": "Hello"}
+
+
+class Note(Face):
+    """A session of some framework."""
+
+
+def note(path: Path, session_id: str = "s", **options: Any) -> Note:
+    """One of them."""
+    return Note(session_id, place(path, "", "default"), **options)
+
+
+def test_sessions_of_one_place_share_a_store(tmp_path: Path) -> None:
+    one, same, other = note(tmp_path / "a"), note(tmp_path / "a", "t"), note(tmp_path / "b")
+    assert one.store is same.store
+    assert one.store is not other.store
+    one.close()
+    one.close()
+    same.add_message("user", "Hello")  # Its store is open as long as it is used.
+    same.close()
+    other.close()
+    with note(tmp_path / "a", "t") as again:
+        assert again.store is not same.store
+        assert again.get_messages() == [ITEM]
+
+
+async def test_whatever_is_called_after_closing_names_the_class(tmp_path: Path) -> None:
+    session = note(tmp_path)
+    session.add_message("user", "Hello")
+    session.close()
+    with pytest.raises(RuntimeError, match="Note is closed"):
+        await session.add_items([])
+    for call in session.get_items, session.pop_item, session.clear_session, session.aflush:
+        with pytest.raises(RuntimeError, match="Note is closed"):
+            await call()
+    for plain in session.clear, session.metadata, session.flush, session.__len__, session.branches, session.turn:
+        with pytest.raises(localfirst.StoreClosed, match="Note is closed"):
+            plain()
+    assert "Note" in repr(session) or "'s'" in repr(session)
+    session.__exit__(None, None, None)
+    await session.__aexit__(None, None, None)
+
+
+def test_a_session_that_is_dropped_leaves_its_store_open_for_the_next(tmp_path: Path) -> None:
+    store = note(tmp_path).store
+    gc.collect()
+    again = note(tmp_path)
+    assert again.store is store
+    again.close()
+    assert not stores._opened
+
+
+def test_a_temporary_store_is_gone_with_its_session() -> None:
+    session = Note("s", stores.temporary())
+    directory = session.store.path
+    session.add_message("user", "Hello")
+    session.close()
+    assert not directory.exists()
+    dropped = Note("s", stores.temporary()).store.path
+    gc.collect()
+    Note("s", stores.temporary()).close()
+    assert not dropped.exists()
+
+
+def test_a_store_that_is_lent_is_left_open(tmp_path: Path) -> None:
+    with localfirst.open(tmp_path) as store:
+        with Note("s", place(None, None, "", store)) as session:
+            session.add_message("user", "Hello")
+        assert len(store.session("s")) == 1
+
+
+def test_a_file_is_not_taken_for_a_store(tmp_path: Path) -> None:
+    (tmp_path / "old.db").write_bytes(b"SQLite format 3\0")
+    with pytest.raises(localfirst.ConfigurationError, match=r"localfirst import --in-place .*old\.db"):
+        note(tmp_path / "old.db")
+    assert not stores._opened
+
+
+def test_each_central_store_has_a_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOCALFIRST_HOME", str(tmp_path))
+    assert stores.home_of("redis://:secret@cache:6379/1?ssl=x") == tmp_path / "redis-cache-6379-1"
+    assert stores.home_of("postgresql://me:secret@db/app") == tmp_path / "postgresql-db-app"
+
+
+def test_what_a_program_never_closed_is_sent_when_it_ends(tmp_path: Path) -> None:
+    central = (tmp_path / "central").as_uri()
+    program = f"""
+from localfirst.integrations.face import Face, place
+session = Face("s", place({str(tmp_path / "a")!r}, {central!r}, "default"))
+for number in range(300):
+    session.add_message("user", "Hello")
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, capture_output=True, timeout=60)
+    with localfirst.open(tmp_path / "b", remote=central) as other:
+        other.refresh(10)
+        assert len(other.session("s")) == 300
+
+
+def test_it_is_sent_as_it_is_closed(tmp_path: Path) -> None:
+    central = (tmp_path / "central").as_uri()
+    with Face("s", place(tmp_path / "a", central, "default"), ttl=3600) as session:
+        session.add_message("user", "Hello")
+        assert session.expires_at is not None
+    with localfirst.open(tmp_path / "b", remote=central) as other:
+        assert eventually(lambda: other.session("s").get_messages()) == [ITEM]
