@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from localfirst import __version__
 from localfirst.cli import keys
+from localfirst.cli.bench.command import bench
 from localfirst.cli.demo.command import demo
 from localfirst.cli.exits import EXIT_CODES, exit_code
 from localfirst.cli.lives import cleanup, delete
@@ -96,6 +97,7 @@ app.command(epilog=EXIT_CODES)(cleanup)
 app.command(epilog=EXIT_CODES)(reseed)
 app.command("export", epilog=EXIT_CODES)(export_session)
 app.command("import", epilog=EXIT_CODES)(import_session)
+app.command(epilog=EXIT_CODES)(bench)
 
 
 def run() -> None:

@@ -34,6 +34,7 @@ COMMANDS = (
     "reseed",
     "export",
     "import",
+    "bench",
 )
 
 Invoke = Callable[..., Result]
