@@ -134,8 +134,8 @@ class Server:
         return self._times_in(session_id) | folded
 
     def _times_in(self, session_id: str) -> set[int]:
-        changes = (self.ledger.change(entry.data) for entry in self.log(session_id))
-        return {change.time for change in changes if change is not None}
+        records = (self._oracle.record(self.ledger.change(entry.data)) for entry in self.log(session_id))
+        return {record.time for record in records if record is not None}
 
     def log(self, session_id: str) -> list[LogEntry]:
         """The entries of a session behind its checkpoint."""
