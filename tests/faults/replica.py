@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import localfirst
+from localfirst.change import decode_change
 from localfirst.errors import ConfigurationError
+from localfirst.holes import slots_above
+from localfirst.records import TURN, span
 from tests.faults.author import Author
 from tests.faults.ledger import BRIEF, FLEETING, SESSIONS, Ledger, ending_sessions
 
@@ -76,6 +79,11 @@ class Replica:
         sessions: dict[str, Any] = self._ask("sessions")
         return sessions
 
+    def left(self) -> list[str]:
+        """What it could not settle with the central store, for whoever is to find out why."""
+        left: list[str] = self._ask("left")
+        return left
+
     def _ask(self, question: str) -> Any:
         self._pipe.send(question)
         assert self._pipe.poll(_ANSWER_SECONDS), f"{self.name} does not answer"
@@ -119,6 +127,7 @@ def _live(life: Life, pipe: Connection) -> None:
             "ledger": lambda: author.ledger,
             "evicted": lambda: sum(info.state == "evicted" for info in store.sessions()),
             "sessions": lambda: show(store),
+            "left": lambda: _left(store),
         }
         writes = True
         while True:
@@ -136,6 +145,21 @@ def _sight(store: localfirst.Store, names: Sequence[str]) -> Sight:
     digest = blake2b(json.dumps(shown).encode(), digest_size=8).hexdigest()
     mortal = sum(1 for _ in store.sessions(BRIEF)) + len(_session(store, FLEETING))
     return Sight(digest, status.pending_changes, mortal, status.state, status.last_error)
+
+
+def _left(store: localfirst.Store) -> list[str]:
+    """What waits, what is put aside, and what the worker has still to do."""
+    log, worker = store._local.log, store._link.host._worker  # type: ignore[union-attr]
+    agenda = worker._agenda
+    told = [f"worker {worker.state}", *map(str, store.quarantined())]
+    for kind, keys in (("push", agenda.dirty), ("asked", agenda.asked), ("hinted", agenda.hinted)):
+        told += [f"{kind}: {head.session_id}" for key in list(keys) if (head := log.head(key))]
+    for key, backlog in store._local.backlog().items():
+        head, rows = log.head(key), slots_above(log.rows, key, -1)
+        changes = [(slot, decode_change(data) if data else None) for slot, data in sorted(rows.items())[-5:]]
+        turns = log.rows.keys(*span(TURN + key))
+        told += [f"{backlog} of {head}", f"of turns: {turns}", *map(str, changes)]
+    return told
 
 
 def show(store: localfirst.Store) -> dict[str, Any]:

@@ -180,6 +180,9 @@ def converge(replicas: list[Replica]) -> None:
 
     try:
         eventually(agree, CONVERGED_AFTER)
+    except AssertionError:
+        print(*(line for each in replicas for line in (each.name, *each.left())), sep="\n")
+        raise
     finally:
         print(f"after {time.monotonic() - began:.1f} s:", *sights, sep="\n")
 
