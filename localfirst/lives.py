@@ -41,7 +41,7 @@ def last_life(log: Log, key: SessionKey, head: Head, time: CentralTime, *, delet
     """The slot at which what is pending begins that has not expired; one behind the last if all has.
 
     Pending changes renew each other, until there is one that says that its author began anew. `deleted`: so was what
-    is pending before that.
+    is pending before that, and what had been sent.
     """
     last = log.last_slot(key)
     newest = log.change(key, last)
@@ -51,7 +51,7 @@ def last_life(log: Log, key: SessionKey, head: Head, time: CentralTime, *, delet
     for slot, data in enumerate(log.run(key, head.acked, 1 << 62), start=head.acked + 1):
         if data and decode_change(data).kind == BEGIN:
             begins = slot + 1
-    return begins
+    return max(begins, head.sent + 1) if deleted else begins
 
 
 def is_spent(log: Log, key: SessionKey, head: Head, time: CentralTime, *, alone: bool) -> bool:

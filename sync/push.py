@@ -192,7 +192,11 @@ class Pusher:
         if not outcome.admitted and there == here:
             await self._settler.resync(key, head, result, UNKNOWN_OURS)
             return True
-        return await self._settle_alone(key, head, batch.run, outcome, result)
+        if await self._settle_alone(key, head, batch.run, outcome, result):
+            return True
+        if head.generation is None:
+            await self._join(key, head, outcome, result)
+        return False
 
     async def _settle_refused(self, key: SessionKey, head: Head, outcome: Pushed, result: Round) -> bool:
         """The life that the run was for is not there."""
@@ -232,6 +236,15 @@ class Pusher:
         )
         await self._settler.settle(key, head, after, result, page)
         return True
+
+    async def _join(self, key: SessionKey, head: Head, outcome: Pushed, result: Round) -> None:
+        """Follow the life that took a run, from its beginning: it may end before it is read, and what was sent with
+        it."""
+        after = msgspec.structs.replace(
+            head, generation=outcome.generation, expires_at=outcome.expires_at, store=result.store_id
+        )
+        if await patiently(partial(self._site.log.settle, key, head, after)) is None:
+            result.push.add(key)  # Another process was faster: look again.
 
     async def _fill_gap(self, key: SessionKey, head: Head, result: Round) -> bool:
         """The central store has fewer of our changes than it had."""

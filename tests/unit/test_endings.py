@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from localfirst.plans import always
 from localfirst.records import ANY_LIFE, SessionKey, session_key
 from localfirst.testing.memory import MemoryServer
 from localfirst.view import View
-from sync.central.base import KEEP_ENDED, Ending, Run
+from sync.central.base import KEEP_ENDED, Ending, Pulled, Run, Want
+from sync.round import Round
 from sync.site import Limits
 from tests.unit.replica import Replica
 
@@ -134,6 +135,84 @@ async def test_what_was_written_after_a_deletion_does_not_go_before_it(world: Wo
     await a.sync("s")
     await b.sync("s")
     assert items(a.view("s")) == items(b.view("s")) == ["new"]
+
+
+async def between_push_and_pull(
+    replica: Replica, happens: Callable[[], Awaitable[object]], monkeypatch: pytest.MonkeyPatch
+) -> Round:
+    """A round of a replica that has heard nothing of a session, to which others have sent something."""
+    pull, done = replica.central.pull, list[object]()
+
+    async def and_before(wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
+        if not done:
+            done.append(await happens())
+        return await pull(wants, max_bytes)
+
+    monkeypatch.setattr(replica.central, "pull", and_before)
+    result = await replica.replicator.round([KEY], [])
+    assert done, "it did not pull"
+    return result
+
+
+async def test_what_was_deleted_right_after_it_was_sent_is_not_left_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = world.replica("a"), world.replica("b")
+    add(b.view("s"), "there")
+    await b.sync("s")
+    add(a.view("s"), "sent")
+
+    async def delete_it() -> None:
+        await b.sync("s")
+        delete(b)
+        await b.sync("s")
+
+    await between_push_and_pull(a, delete_it, monkeypatch)
+    assert a.over == ["deleted"]
+    assert a.pending("s") == 0
+    assert items(a.view("s")) == items(b.view("s")) == []
+
+
+async def test_what_was_lost_right_after_it_was_sent_is_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = world.replica("a"), world.replica("b")
+    add(b.view("s"), "there")
+    await b.sync("s")
+    add(a.view("s"), "sent")
+
+    async def lose_it() -> None:
+        world.server.namespace("default").sessions.clear()
+
+    result = await between_push_and_pull(a, lose_it, monkeypatch)
+    assert result.push == {KEY}
+    await a.sync("s")
+    await b.sync("s")
+    await a.sync("s")
+    assert a.pending("s") == 0
+    assert items(a.view("s")) == items(b.view("s")) == ["sent", "there"]
+
+
+async def test_what_was_sent_before_a_deletion_is_not_taken_for_what_came_after_it(world: World) -> None:
+    a, b = world.replica("a"), world.replica("b")
+    view = a.view("s")
+    add(view, "old", ttl=HOUR)
+    await a.sync("s")
+    await b.sync("s")
+    items(view)
+    world.now += HOUR - SECOND
+    add(b.view("s"), "renews")
+    await b.sync("s")
+    world.now += 2 * SECOND
+    add(view, "begins anew, as far as is known there")
+    await a.sync("s", stopped=[(KEY, "pull")])
+    await b.sync("s")
+    assert len(items(b.view("s"))) == 3
+    delete(b)
+    await b.sync("s")
+    await a.sync("s")
+    assert a.over == ["deleted"]
+    assert items(a.view("s")) == []
 
 
 async def test_a_deletion_that_comes_late_spares_the_next_life(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
