@@ -18,6 +18,7 @@ from localfirst.room import Evicted
 from localfirst.standing import Standing
 from localfirst.turn import turn_of
 from localfirst.view import OnBranch, Plan, View
+from localfirst.writer import nothing
 
 if TYPE_CHECKING:
     from localfirst.link import Link
@@ -84,19 +85,20 @@ class Access:
             write = partial(local.write, self._key, self._session_id, plan, fresh=fresh, turn=turn)
             self._whole(partial(write, branch=branch, wish=self.wish))
 
-    async def write_soon(self, plan: Plan, *, fresh: bool = False) -> None:
-        """As `write`, without blocking the event loop."""
+    async def write_soon(self, plan: Plan, *, fresh: bool = False, then: Callable[[], None] = nothing) -> None:
+        """As `write`, without blocking the event loop. `then` tells of it when it is on disk. Whoever is cancelled
+        while it is written is so when that was done."""
         local, branch = self._local, await self.branch_soon()
         turn = turn_of(local, self._key)
         if local.room is not None:
             local.room.check()
         try:
             await local.write_soon(
-                self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish
+                self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish, then=then
             )
         except Evicted:
             write = partial(local.write_soon, self._key, self._session_id, plan, fresh=fresh, turn=turn)
-            await self._whole_soon(partial(write, branch=branch, wish=self.wish))
+            await self._whole_soon(partial(write, branch=branch, wish=self.wish, then=then))
 
     def branch(self) -> OnBranch:
         """Tells, when something is read or written, where the object stands."""

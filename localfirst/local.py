@@ -31,7 +31,7 @@ from localfirst.turns import Owner, Turns
 from localfirst.unresolved import Conflicts, Unresolved
 from localfirst.view import OnBranch, Plan, View, no_turn, on_main
 from localfirst.views import Views
-from localfirst.writer import Writer
+from localfirst.writer import Writer, nothing
 
 SCRUB_SECONDS: Final = 1.0
 """How long a deletion waits for those who read, so that nothing of it is left when it returns."""
@@ -176,11 +176,13 @@ class Local:
         turn: Turn = no_turn,
         branch: OnBranch = on_main,
         wish: Wish | None = None,
+        then: Callable[[], None] = nothing,
     ) -> None:
-        """As `write`; a busy directory is waited for off the event loop."""
+        """As `write`; a busy directory is waited for off the event loop. `then` is called when it is on disk, also if
+        the caller was cancelled meanwhile."""
         view = self.view(key, session_id)
         run = self._writer.run_aside if view.is_costly() else self._writer.run
-        await run(partial(self._write, key, session_id, plan, fresh, turn, branch, wish))
+        await run(partial(self._write, key, session_id, plan, fresh, turn, branch, wish), then)
 
     def _write(
         self,

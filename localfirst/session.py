@@ -90,12 +90,16 @@ class Session:
         """Add items at the end, all of them or none. Raises `InvalidItem` for what JSON can't hold, and `ItemTooLarge`
         for more than 16 MiB in one item or 64 MiB in one call or turn, as JSON; so does whatever writes.
 
+        As all coroutines that write: if it is cancelled before it began to write, nothing is stored; else the write is
+        finished first, events tell of it, and then `CancelledError` is raised. If the disk refused it meanwhile, nothing
+        is stored, and that error is its `__cause__`.
+
         >>> asyncio.run(session.add_items([{"role": "user", "content": "Hello"}, "any JSON value"]))
         """
         encoded = plans.encode_items(items)
         steps = [(APPEND, jsonvalue.join(encoded))] if encoded else []
-        await self._access.write_soon(plans.always(*steps))
-        self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
+        then = partial(self._emit_each, SessionEvent.MESSAGE_ADDED, encoded)
+        await self._access.write_soon(plans.always(*steps), then=then)
 
     async def get_items(self, limit: int | None = None, *, whole_turns: bool | None = None) -> list[Any]:
         """The items, oldest first, as fresh objects. `limit`: only the last so many; 0: none; negative: all.
@@ -126,14 +130,18 @@ class Session:
     async def pop_item(self) -> Any | None:
         """Remove the last item and return it; None if there is none.
 
+        Concurrent calls of tasks, threads and processes on one directory never return one item. Two devices that do not
+        know of each other may: then it is removed once. If a call is cancelled while it writes, the item is removed
+        (see `add_items`), and `MESSAGE_REMOVED` is told with it.
+
         >>> asyncio.run(session.add_items(["a", "b"]))
         >>> asyncio.run(session.pop_item()), len(session)
         ('b', 1)
         """
         await self._access.hydrate_soon()
         popped = plans.Pop(plans.is_item, await self._access.branch_soon())
-        await self._access.write_soon(popped, fresh=True)
-        return self._popped(popped)
+        await self._access.write_soon(popped, fresh=True, then=partial(self._emit_popped, popped))
+        return popped.item
 
     async def clear_session(self) -> None:
         """Remove all items that are visible here; metadata stays. What others added unseen survives.
@@ -141,8 +149,8 @@ class Session:
         >>> asyncio.run(session.clear_session()); len(session)
         0
         """
-        await self._access.write_soon(partial(plans.clear, branch=await self._access.branch_soon()), fresh=True)
-        self._emit(SessionEvent.SESSION_CLEARED)
+        plan = partial(plans.clear, branch=await self._access.branch_soon())
+        await self._access.write_soon(plan, fresh=True, then=partial(self._emit, SessionEvent.SESSION_CLEARED))
 
     async def _get_compaction_snapshot(
         self, limit: int, *, prune_prefix: Callable[[Any], bool] | None = None
@@ -214,7 +222,8 @@ class Session:
         self._access.hydrate()
         popped = plans.Pop(plans.is_message, self._access.branch())
         self._access.write(popped, fresh=True)
-        return self._popped(popped)
+        self._emit_popped(popped)
+        return popped.item
 
     def clear(self) -> None:
         """As `clear_session`, as a plain function.
@@ -550,11 +559,9 @@ class Session:
         found = settings.get("limit") if isinstance(settings, dict) else settings.limit
         return found if found is None else int(found)
 
-    def _popped(self, popped: plans.Pop) -> Any | None:
-        if popped.item is None:
-            return None
-        self._emit(SessionEvent.MESSAGE_REMOVED, popped.item)
-        return popped.item
+    def _emit_popped(self, popped: plans.Pop) -> None:
+        if popped.item is not None:
+            self._emit(SessionEvent.MESSAGE_REMOVED, popped.item)
 
     def _emit(self, event: SessionEvent, *arguments: Any) -> None:
         self._store._listeners.emit(self._key, self.session_id, event, *arguments)

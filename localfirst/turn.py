@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
@@ -78,10 +79,22 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._leave() and await self._local.run_soon(partial(self._local.turns.is_open, self._key, self._number)):
-            with self._local.ending(self._key, self._number):
-                await self._local.write_soon(self._key, self._session_id, _END, turn=self._last)
-                await self._local.run_soon(partial(self._local.turns.close, self._key, self._number))
+        if not self._leave():
+            return
+        try:
+            if await self._local.run_soon(partial(self._local.turns.is_open, self._key, self._number)):
+                with self._local.ending(self._key, self._number):
+                    await self._local.write_soon(self._key, self._session_id, _END, turn=self._last)
+                    await self._local.run_soon(partial(self._local.turns.close, self._key, self._number))
+        except asyncio.CancelledError:
+            await self._local.run_soon(self._end_after_all)  # Which is finished, however often it is cancelled.
+            raise
+
+    def _end_after_all(self) -> None:
+        if self._local.turns.is_open(self._key, self._number):
+            self._local.turns.end(self._key, self._number)
+            if self._local.wrote is not None:
+                self._local.wrote()
 
     def _leave(self) -> bool:
         """Whether something was written that has to be ended."""

@@ -14,6 +14,10 @@ from localfirst.rows import patiently
 T = TypeVar("T")
 
 
+def nothing() -> None:
+    """Tells nobody."""
+
+
 class Writer:
     """Runs small local calls for coroutines: at once if that is possible, else in a thread, first come first served."""
 
@@ -22,21 +26,28 @@ class Writer:
         self._lock = threading.Lock()
         self._queued = 0
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Run a call that may raise `StoreBusy`. If the caller is cancelled, the call is finished first."""
+    async def run(self, call: Callable[[], T], then: Callable[[], None] = nothing) -> T:
+        """Run a call that may raise `StoreBusy`, and `then` what tells of it, if it went well.
+
+        If the caller is cancelled, however often, the call is finished first. What it raised then is the cause of the
+        `CancelledError`.
+        """
         if not self._queued:
             try:
-                return call()
+                found = call()
             except StoreBusy:
                 pass  # Somebody else is writing. The loop must not wait for that.
-        return await self.run_aside(call)
+            else:
+                then()
+                return found
+        return await self.run_aside(call, then)
 
-    async def run_aside(self, call: Callable[[], T]) -> T:
-        """As `run`, in the thread at once: for calls that take long."""
+    async def run_aside(self, call: Callable[[], T], then: Callable[[], None] = nothing) -> T:
+        """As `run`, in the thread at once: for calls that take long. `then` runs on the loop."""
         self._count(1)
         future = self._executor.submit(patiently, call)
         future.add_done_callback(lambda _: self._count(-1))
-        return await _finished(future)
+        return await _finished(future, then)
 
     def close(self) -> None:
         """Finish what is queued."""
@@ -47,10 +58,15 @@ class Writer:
             self._queued += by
 
 
-async def _finished(future: Future[T]) -> T:
-    waiting = asyncio.wrap_future(future)
-    try:
-        return await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        await asyncio.wait([waiting])
-        raise
+async def _finished(future: Future[T], then: Callable[[], None]) -> T:
+    waiting, cancelled = asyncio.wrap_future(future), None
+    while not waiting.done():
+        try:
+            await asyncio.wait([waiting])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if waiting.exception() is None:
+        then()
+    if cancelled is not None:
+        raise cancelled from waiting.exception()
+    return waiting.result()

@@ -95,6 +95,27 @@ def test_concurrent_pops_never_return_one_item_twice(tmp_path: Path) -> None:
     assert sorted(popped, key=int) == [str(number) for number in range(400)]
 
 
+def test_concurrent_pops_of_threads_and_tasks_never_return_one_item_twice(tmp_path: Path) -> None:
+    popped: list[str] = []
+
+    async def pop_some(session: localfirst.Session) -> None:
+        while (item := await session.pop_item()) is not None:
+            popped.append(item)
+            await asyncio.sleep(0)
+
+    async def pop_in_tasks() -> None:
+        await asyncio.gather(*[pop_some(store.session("shared")) for _ in range(4)])
+
+    with localfirst.open(tmp_path) as store:
+        asyncio.run(store.session("shared").add_items([str(number) for number in range(400)]))
+        threads = [threading.Thread(target=asyncio.run, args=(pop_in_tasks(),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert sorted(popped, key=int) == [str(number) for number in range(400)]
+
+
 def open_once(number: int, path: Path, ready: Any) -> None:
     ready.wait(30)
     rows = Rows(path / "data")
