@@ -13,6 +13,7 @@ from localfirst.errors import of_session
 from localfirst.fold import Fold
 from localfirst.lifetime import Wish
 from localfirst.local import Local
+from localfirst.owner import Claim
 from localfirst.records import SessionKey
 from localfirst.room import Evicted
 from localfirst.standing import Standing
@@ -41,10 +42,13 @@ class Access:
         hydrate_timeout: float,
         branch: str | None,
         wish: Wish | None,
+        claim: Claim | None = None,
     ) -> None:
         self.standing = Standing(local, key, branch)
         self.wish = wish
         """How long the session shall live."""
+        self.claim = claim
+        """Whose it shall be."""
         self.replicates = link is not None
         """Whether there is a central store."""
         self._local = local
@@ -76,14 +80,17 @@ class Access:
     def write(self, plan: Plan, *, fresh: bool = False) -> None:
         """Make the changes that a plan decides on. `fresh`: it must see the newest state."""
         local, branch = self._local, self.branch()
-        turn = turn_of(local, self._key)
+        turn, then = turn_of(local, self._key), nothing
         if local.room is not None:
             local.room.check()
+        if self.claim is not None:
+            plan, then = self.claim.on(plan, then)
         try:
             local.write(self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish)
         except Evicted:
             write = partial(local.write, self._key, self._session_id, plan, fresh=fresh, turn=turn)
             self._whole(partial(write, branch=branch, wish=self.wish))
+        then()
 
     async def write_soon(self, plan: Plan, *, fresh: bool = False, then: Callable[[], None] = nothing) -> None:
         """As `write`, without blocking the event loop. `then` tells of it when it is on disk. Whoever is cancelled
@@ -92,6 +99,8 @@ class Access:
         turn = turn_of(local, self._key)
         if local.room is not None:
             local.room.check()
+        if self.claim is not None:
+            plan, then = self.claim.on(plan, then)
         try:
             await local.write_soon(
                 self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish, then=then

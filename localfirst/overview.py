@@ -8,11 +8,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from localfirst import jsonvalue, plans
 from localfirst.clock import moment, pack, utc
 from localfirst.errors import DecryptionError
 from localfirst.fold import Fold
 from localfirst.link import Link
 from localfirst.local import Local
+from localfirst.owner import OWNER, as_owner
 from localfirst.records import Aside, Direction, SessionKey
 from localfirst.status import Quarantined, SessionInfo, StoreStatus
 
@@ -55,6 +57,7 @@ def session_info(local: Local, link: Link | None, key: SessionKey, session_id: s
         never = view.head.generation is None and (link is None or not pending)
         state: Any = "local" if never else "pending" if pending else "synced"
         state = "evicted" if view.head.stub else state
+        metadata = {name: jsonvalue.decode(value) for name, value in plans.values(fold).items()}
         return SessionInfo(
             session_id=session_id,
             items=len(fold.items),
@@ -63,6 +66,8 @@ def session_info(local: Local, link: Link | None, key: SessionKey, session_id: s
             expires_at=moment(pack(view.expires_at)),
             pending=pending,
             state="quarantined" if stopped else state,
+            owner=as_owner(metadata.get(OWNER)),
+            metadata=metadata,
         )
 
     try:

@@ -174,6 +174,11 @@ def value_of(fold: Fold, key: str) -> bytes | None:
     return None if register is None else register.value
 
 
+def values(fold: Fold) -> dict[str, bytes]:
+    """The JSON of all metadata keys that are set, in their order."""
+    return {key: each.value for key, each in sorted(fold.metadata.items()) if each.value is not None}
+
+
 def increment(key: str, by: float) -> Plan:
     """Raises `InvalidItem` when carried out on a key that holds something else than a number."""
     body = encode_increment(key, by)

@@ -28,6 +28,7 @@ from localfirst.metadata import (
     is_number,
 )
 from localfirst.options import milliseconds
+from localfirst.owner import OWNER, Claim, as_owner, checked_owner
 from localfirst.records import session_key
 from localfirst.replacing import Replace, Snapshot
 from localfirst.status import Branch
@@ -66,6 +67,7 @@ class Session:
         whole_turns: bool = False,
         branch: str | None = None,
         wish: Wish | None = None,
+        owner: str | None = None,
     ) -> None:
         self.session_id = check_session_id(session_id)
         self.session_settings = session_settings
@@ -82,6 +84,7 @@ class Session:
             hydrate_timeout=hydrate_timeout,
             branch=branch,
             wish=wish,
+            claim=None if owner is None else self._claim(owner),
         )
 
     # The OpenAI Agents SDK's protocol.
@@ -91,8 +94,8 @@ class Session:
         for more than 16 MiB in one item or 64 MiB in one call or turn, as JSON; so does whatever writes.
 
         As all coroutines that write: if it is cancelled before it began to write, nothing is stored; else the write is
-        finished first, events tell of it, and then `CancelledError` is raised. If the disk refused it meanwhile, nothing
-        is stored, and that error is its `__cause__`.
+        finished first, events tell of it, and then `CancelledError` is raised. If the disk refuses it then, nothing is
+        stored, and that error is its `__cause__`.
 
         >>> asyncio.run(session.add_items([{"role": "user", "content": "Hello"}, "any JSON value"]))
         """
@@ -223,7 +226,8 @@ class Session:
         popped = plans.Pop(plans.is_message, self._access.branch())
         self._access.write(popped, fresh=True)
         self._emit_popped(popped)
-        return popped.item
+        message: dict[str, Any] | None = popped.item
+        return message
 
     def clear(self) -> None:
         """As `clear_session`, as a plain function.
@@ -293,6 +297,27 @@ class Session:
         self._emit_changed(key)
         return self.get(key)
 
+    @property
+    def owner(self) -> str | None:
+        """Whose the session is; None: nobody's, as far as is known here.
+
+        It is the metadata key "owner", so it replicates, merges and is exported as any other. `store.session(owner=)`
+        sets it with the first write of that object, unless it is the owner already, and again when a write finds none.
+        Setting it raises `ConfigurationError` for what is no string; `delete("owner")` takes it away.
+
+        >>> session.owner = "alice"
+        >>> session.owner, [info.session_id for info in store.sessions(owner="alice")]
+        ('alice', ['user-123'])
+        """
+        return as_owner(self.get(OWNER))
+
+    @owner.setter
+    def owner(self, owner: str) -> None:
+        claim = self._claim(owner, made=True)
+        if self._access.claim is not None:
+            self._access.claim = claim
+        self.set(OWNER, owner)
+
     def metadata(self) -> dict[str, Any]:
         """All metadata, as fresh objects, in the order of the keys.
 
@@ -300,8 +325,7 @@ class Session:
         {'name': 'Alice'}
         """
         self._access.hydrate()
-        values = self._access.read(lambda fold: {key: register.value for key, register in fold.metadata.items()})
-        return {key: jsonvalue.decode(value) for key, value in sorted(values.items()) if value is not None}
+        return {key: jsonvalue.decode(value) for key, value in self._access.read(plans.values).items()}
 
     def conflicts(self) -> list[Conflict]:
         """The newest conflicts on metadata (100 at most), oldest first: both values, the winner, the rule.
@@ -408,8 +432,7 @@ class Session:
         """
         self._access.hydrate()
         branch = self._access.branch()
-        items, registers = self._access.read(lambda fold: (plans.last(fold, None, branch), dict(fold.metadata)))
-        values = {key: register.value for key, register in registers.items() if register.value is not None}
+        items, values = self._access.read(lambda fold: (plans.last(fold, None, branch), plans.values(fold)))
         return write_export(self.session_id, jsonvalue.decode_each(items), values)
 
     def import_data(self, data: Any) -> None:
@@ -549,6 +572,11 @@ class Session:
         await self._store._aflush_session(self.session_id)
 
     # Inside.
+
+    def _claim(self, owner: str, *, made: bool = False) -> Claim:
+        wanted, _ = self._store._local.resolvers.rule(OWNER)
+        rule = plans.checked_rule(OWNER, checked_owner(owner), wanted)
+        return Claim(owner, rule, partial(self._emit_changed, OWNER), made=made)
 
     def _items(self) -> list[Any]:
         self._access.hydrate()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 State = Literal["local", "connecting", "online", "offline", "blocked", "stopped"]
 
@@ -87,6 +87,10 @@ class SessionInfo:
     """local: never in a central store. pending: changes wait for it. synced: none does. evicted: it is fetched at the
     next access, see `size_limit`; `items` and `bytes` count what was added since. quarantined: see
     `Store.quarantined`. sealed: its key is not here, so nothing of it is counted, nor what is pending."""
+    owner: str | None = None
+    """See `Session.owner`. Not known of a session that is sealed or was evicted, unless it was set here since."""
+    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
+    """As fresh objects. Of a session that was evicted, what was set here since; of one that is sealed, nothing."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_data_path
 
 from localfirst.change import check_session_id
-from localfirst.clock import moment, pack
 from localfirst.codec import Vault
 from localfirst.errors import ConfigurationError, LocalFirstError
 from localfirst.events import Listeners, SessionEvent
@@ -22,9 +21,10 @@ from localfirst.giving_up import give_up
 from localfirst.keys import Key, KeyRing, key_ring
 from localfirst.lifetime import Wish
 from localfirst.link import Link, connector
+from localfirst.listing import fitting, listed
 from localfirst.local import Local
 from localfirst.options import Durability, RemoteLoss, WorkerKind, check_options, check_size_limit, length, milliseconds
-from localfirst.overview import in_quarantine, session_info, store_status
+from localfirst.overview import in_quarantine, store_status
 from localfirst.records import Aside, Direction, SessionKey, session_key
 from localfirst.resealing import seal_here_anew
 from localfirst.resolvers import Resolver, Resolvers
@@ -115,6 +115,7 @@ class Store:
         branch: str | None = None,
         ttl: timedelta | float | None = None,
         item_ttl: timedelta | float | None = None,
+        owner: str | None = None,
     ) -> Session:
         """The session with this id. Nothing is read or written until it is used.
 
@@ -126,8 +127,9 @@ class Store:
         `Session.get_items`. `branch`: the name of the branch to begin on; None: the one to which this
         session was switched last in this directory, main at first; calls raise `ConfigurationError` if there is no such
         branch. `ttl`, `item_ttl`: as for `open`, for this session on every replica, from the next write on; they count
-        more than those of any store. Raises `ConfigurationError` for an id that is empty, not a string, longer than
-        1,024 bytes, or has a NUL.
+        more than those of any store. `owner`: set with the next write, see `Session.owner`. Raises `ConfigurationError`
+        for an owner that is no string, and for an id that is no string, is empty or longer than 1,024 bytes, or has a
+        NUL.
 
         >>> store.session("user-123").get_messages()
         []
@@ -141,6 +143,7 @@ class Store:
             whole_turns=whole_turns,
             branch=branch,
             wish=self._wish(milliseconds("ttl", ttl), milliseconds("item_ttl", item_ttl)),
+            owner=owner,
         )
 
     def _wish(self, ttl: int | None, item_ttl: int | None) -> Wish | None:
@@ -192,28 +195,31 @@ class Store:
         now = next((each for each in self.sessions(info.session_id, idle_for=idle_for)), None)
         return now is not None and now.session_id == info.session_id and now.state != "evicted"
 
-    def sessions(self, prefix: str = "", *, idle_for: timedelta | float | None = None) -> Iterator[SessionInfo]:
+    def sessions(
+        self,
+        prefix: str = "",
+        *,
+        idle_for: timedelta | float | None = None,
+        owner: str | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Iterator[SessionInfo]:
         """The sessions that are known here and whose id begins with a prefix, in the order of their ids.
 
-        `idle_for` (seconds or a timedelta): only those whose newest change is at least so old. Raises
-        `ConfigurationError` for what is no length of time.
+        `idle_for` (seconds or a timedelta): only those whose newest change is at least so old. `owner`: only those of
+        this owner. `where`: only those whose metadata has all these keys with values that are equal as JSON. What is
+        not known of a session (see `SessionInfo`) is equal to nothing. Raises `ConfigurationError` for what is no
+        length of time, no owner, or no dict with strings for keys.
 
         >>> _ = session.add_message("user", "Hello")
         >>> [(info.session_id, info.items) for info in store.sessions("user-")]
         [('user-123', 1)]
+        >>> session.set("topic", "travel")
+        >>> [info.metadata for info in store.sessions(where={"topic": "travel"})]
+        [{'topic': 'travel'}]
         """
+        fits = fitting(owner, where)
         least = None if idle_for is None else length("idle_for", idle_for)
-        stopped = {key for key, _ in self._stopped()}
-        self._local.expire(alone=self._link is None)
-        now = moment(pack(self._local.time.now())) or datetime.now(timezone.utc)
-        for key, session_id in self._local.sessions(prefix):
-            info = session_info(self._local, self._link, key, session_id, stopped=key in stopped)
-            if info.updated_at is None:
-                if (key in stopped or info.state == "sealed") and least is None:
-                    yield info
-                continue  # Else it was only asked for.
-            if least is None or now - info.updated_at >= least:
-                yield info
+        return listed(self._local, self._link, self._stopped(), prefix, least, fits)
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
         """As `Session.on`, for all sessions: the callback's first argument is the session id.
