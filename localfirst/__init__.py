@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from localfirst.keys import KeyRing
     from localfirst.metadata import Conflict
     from localfirst.opening import open  # noqa: A004
+    from localfirst.search import Match
     from localfirst.session import Session
     from localfirst.status import Branch, Quarantined, Recovered, SessionCheck, SessionInfo, StoreStatus, VerifyReport
     from localfirst.store import Store
@@ -56,6 +57,7 @@ __all__ = [
     "KeyRing",
     "LocalFirstError",
     "MalformedChange",
+    "Match",
     "Quarantined",
     "Recovered",
     "RemoteLost",
@@ -85,6 +87,7 @@ _HOMES = {
     "Branch": "localfirst.status",
     "Conflict": "localfirst.metadata",
     "KeyRing": "localfirst.keys",
+    "Match": "localfirst.search",
     "Quarantined": "localfirst.status",
     "Recovered": "localfirst.status",
     "Session": "localfirst.session",

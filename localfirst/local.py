@@ -130,6 +130,11 @@ class Local:
         """As `read`; of a session that was evicted, what is here."""
         return patiently(partial(_glance, self.view(key, session_id), look))
 
+    def peek(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        """As `read`, in passing: it is no use of the session, and leaves nothing of it in memory."""
+        self.check_open()
+        return patiently(partial(_look, self._views.peek(key, session_id), look))
+
     async def read_soon(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """As `read`; a session that takes long to load, and a busy directory, are waited for off the event loop."""
         view = self.view(key, session_id)
@@ -328,13 +333,27 @@ class Local:
     def sessions(self, prefix: str) -> Iterator[tuple[SessionKey, str]]:
         """The sessions that are known on this disk and whose id begins with a prefix, in the order of their ids."""
         self.check_open()
-        known: list[tuple[str, SessionKey]] = []
+        known = [(head.session_id, key) for key, head in self._heads(prefix)]
+        for session_id, key in sorted(known):
+            yield key, session_id
+
+    def newest_first(self, prefix: str) -> Iterator[tuple[SessionKey, str]]:
+        """As `sessions`, but in the order of their newest changes, by their authors' clocks; without those that
+        were evicted."""
+        self.check_open()
+        known = [
+            (patiently(partial(self.log.newest, key, head)), head.session_id, key)
+            for key, head in self._heads(prefix)
+            if not head.stub
+        ]
+        for _, session_id, key in sorted(known, reverse=True):
+            yield key, session_id
+
+    def _heads(self, prefix: str) -> Iterator[tuple[SessionKey, Head]]:
         after: SessionKey | None = b""
         while after is not None:
             heads, after = patiently(partial(self.log.heads, self._namespace, after))
-            known += [(head.session_id, key) for key, head in heads if head.session_id.startswith(prefix)]
-        for session_id, key in sorted(known):
-            yield key, session_id
+            yield from (each for each in heads if each[1].session_id.startswith(prefix))
 
     def backlog(self) -> dict[SessionKey, Backlog]:
         """What waits for the central store."""

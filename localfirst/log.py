@@ -24,9 +24,11 @@ from typing import Final
 
 import msgspec
 
-from localfirst.change import END, Change
+from localfirst.change import END, Change, decode_change
+from localfirst.clock import clamp
 from localfirst.codec import Codec, Vault
 from localfirst.decoding import decode_head, decode_here, decode_own, decode_page, encode
+from localfirst.errors import MalformedChange
 from localfirst.holes import head_of_changes, lack_of, mark_holes, slots_above
 from localfirst.lifetime import Lifetime
 from localfirst.records import (
@@ -163,6 +165,18 @@ class Log:
         heads = [(row_key[1:], decode_head(self.rows, value)) for row_key, value in rows]
         following = rows[-1][0][1:] + b"\0" if len(rows) == limit else None
         return [(key, head) for key, head in heads if head.namespace == namespace], following
+
+    def newest(self, key: SessionKey, head: Head) -> int:
+        """The timestamp of the newest change of a session, as its last rows have it; 0 if they tell of none."""
+        own = self.rows.range(*span(CHANGE + key), limit=1, reverse=True)
+        pages = self.rows.range(*span(PAGE + key + head.volume), limit=1, reverse=True)
+        foreign = [entry for _, page in pages for entry in decode_page(self.rows, page).foreign[-1:] if entry.data]
+        try:
+            times = [decode_change(data).time for _, data in own if data]
+            times += [clamp(decode_change(entry.data).time, entry.admitted_at) for entry in foreign]
+        except MalformedChange:
+            return 0  # Whoever reads the session is told.
+        return max(times, default=0)
 
     # What replication needs.
 

@@ -31,6 +31,7 @@ from localfirst.options import milliseconds
 from localfirst.owner import OWNER, Claim, as_owner, checked_owner
 from localfirst.records import session_key
 from localfirst.replacing import Replace, Snapshot
+from localfirst.search import Finder, Match, first, search_session
 from localfirst.status import Branch
 from localfirst.turn import Turn
 from localfirst.view import Step
@@ -453,6 +454,21 @@ class Session:
         self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
         for key in metadata:
             self._emit_changed(key)
+
+    def search(self, text: str, limit: int | None = None) -> Iterator[Match]:
+        """The items of the current branch in which a text stands, the newest first. `limit`: so many at most.
+
+        Upper and lower case are alike (`str.casefold`). What is looked through are the contents of messages, and names,
+        arguments and outputs of tool calls. Raises `ConfigurationError` for an empty text. See also `Store.search`.
+
+        >>> _ = session.add_message("user", "Where is my Luggage?")
+        >>> [(match.index, match.excerpt) for match in session.search("luggage")]
+        [(0, 'Where is my Luggage?')]
+        """
+        finder = Finder(text)
+        self._access.hydrate()
+        look = partial(search_session, finder, self.session_id, self._access.branch())
+        return first(self._access.read(look), limit)
 
     # How long it lives.
 

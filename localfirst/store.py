@@ -30,6 +30,7 @@ from localfirst.resealing import seal_here_anew
 from localfirst.resolvers import Resolver, Resolvers
 from localfirst.rotation import Progress, Rotation
 from localfirst.rows import patiently
+from localfirst.search import Finder, Match, search_store
 from localfirst.secret import given
 from localfirst.session import Session
 from localfirst.status import Quarantined, RotateReport, SessionCheck, SessionInfo, StoreStatus, VerifyReport
@@ -220,6 +221,25 @@ class Store:
         fits = fitting(owner, where)
         least = None if idle_for is None else length("idle_for", idle_for)
         return listed(self._local, self._link, self._stopped(), prefix, least, fits)
+
+    def search(
+        self, text: str, *, prefix: str = "", owner: str | None = None, limit: int | None = None
+    ) -> Iterator[Match]:
+        """The items of all sessions in which a text stands, as `Session.search` has it; of the newest session first.
+
+        Sessions are read one by one as the iterator goes on: what is found early comes early, and memory stays as it
+        is. All branches are searched, and an item that several of them show is found once. `prefix`, `owner`: only
+        sessions whose id begins so, or that are this owner's. `limit`: so many items at most. Only what is on this
+        disk is searched: sessions that were evicted are left out, and those whose keys are not here, of which a warning
+        is logged. Raises `ConfigurationError` for an empty text.
+
+        >>> _ = session.add_message("user", "Where is my Luggage?")
+        >>> [(match.session_id, match.excerpt) for match in store.search("luggage", limit=10)]
+        [('user-123', 'Where is my Luggage?')]
+        """
+        finder = Finder(text)
+        self._local.check_open()
+        return search_store(self._local, finder, prefix, owner, limit)
 
     def on(self, event: SessionEvent, callback: Callable[..., object]) -> Callable[[], None]:
         """As `Session.on`, for all sessions: the callback's first argument is the session id.

@@ -36,6 +36,12 @@ class Views:
                 self._shrink()
             return view
 
+    def peek(self, key: SessionKey, session_id: str) -> View:
+        """The view of a session for one look: if it is not in memory, it does not come there, and drives none out."""
+        with self._lock:
+            view = self._views.get(key)
+        return self._make(key, session_id) if view is None else view
+
     def loaded(self) -> list[tuple[SessionKey, str]]:
         """The sessions whose views were used."""
         with self._lock:
