@@ -1,0 +1,1 @@
+"""Existing conversations come along: what other programs kept, read as it is, and written to sessions here."""

@@ -1,0 +1,44 @@
+"""SQLite files of other programs, opened so that nothing in them can change, also while their owners write."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+_PATIENCE: Final = 30.0
+"""Seconds to wait for an owner that keeps the file locked; in WAL mode, none does."""
+
+
+def open_read_only(file: Path) -> sqlite3.Connection:
+    """A connection that can only read. Bytes that are no text come as lone surrogates. Raises `sqlite3.Error`."""
+    address = f"file:{quote(str(file.absolute()))}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if file.with_name(f"{file.name}-wal").exists():
+            raise
+        # On a disk that can't be written, SQLite can't make what it wants beside a file in WAL mode. Nor can others.
+        connection = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+        connection.text_factory = _text
+    return connection
+
+
+def columns(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:
+    """The tables, and of each the columns with their declared types. Raises `sqlite3.Error`."""
+    query = (
+        "SELECT found.name, field.name, field.type FROM sqlite_master AS found, pragma_table_info(found.name) AS field"
+        " WHERE found.type = 'table'"
+    )
+    tables: dict[str, dict[str, str]] = {}
+    for table, column, kind in connection.execute(query):
+        tables.setdefault(table, {})[column] = kind
+    return tables
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
