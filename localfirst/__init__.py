@@ -25,6 +25,7 @@ from localfirst.errors import (
     RemoteUnavailable,
     RemoteVersionError,
     SessionDeleted,
+    SourceUnreadable,
     StoreBusy,
     StoreClosed,
     StoreCorrupt,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from localfirst.events import SessionEvent
     from localfirst.keys import KeyRing
     from localfirst.metadata import Conflict
+    from localfirst.migration.report import MigratedSession, MigrateReport
+    from localfirst.migration.run import amigrate, migrate
     from localfirst.opening import open  # noqa: A004
     from localfirst.search import Match
     from localfirst.session import Session
@@ -58,6 +61,8 @@ __all__ = [
     "LocalFirstError",
     "MalformedChange",
     "Match",
+    "MigrateReport",
+    "MigratedSession",
     "Quarantined",
     "Recovered",
     "RemoteLost",
@@ -69,6 +74,7 @@ __all__ = [
     "SessionDeleted",
     "SessionEvent",
     "SessionInfo",
+    "SourceUnreadable",
     "Store",
     "StoreBusy",
     "StoreClosed",
@@ -79,6 +85,8 @@ __all__ = [
     "StoreUnwritable",
     "SyncTimeout",
     "VerifyReport",
+    "amigrate",
+    "migrate",
     "open",
 ]
 
@@ -88,6 +96,8 @@ _HOMES = {
     "Conflict": "localfirst.metadata",
     "KeyRing": "localfirst.keys",
     "Match": "localfirst.search",
+    "MigrateReport": "localfirst.migration.report",
+    "MigratedSession": "localfirst.migration.report",
     "Quarantined": "localfirst.status",
     "Recovered": "localfirst.status",
     "Session": "localfirst.session",
@@ -97,6 +107,8 @@ _HOMES = {
     "Store": "localfirst.store",
     "StoreStatus": "localfirst.status",
     "VerifyReport": "localfirst.status",
+    "amigrate": "localfirst.migration.run",
+    "migrate": "localfirst.migration.run",
     "open": "localfirst.opening",
 }
 

@@ -66,6 +66,10 @@ class Access:
         """What a look at the session finds, all of which is here then."""
         return self._whole(partial(self._local.read, self._key, self._session_id, look))
 
+    def read_anew(self, look: Callable[[Fold], T]) -> T:
+        """As `read`, of what is on the disk, whatever is in memory."""
+        return self._whole(partial(self._local.read_anew, self._key, self._session_id, look))
+
     async def read_soon(self, look: Callable[[Fold], T]) -> T:
         """As `read`, without blocking the event loop."""
         try:

@@ -95,5 +95,9 @@ class InvalidItem(LocalFirstError, TypeError):
     """Not something that JSON can hold; nothing of this call was stored."""
 
 
+class SourceUnreadable(LocalFirstError):
+    """What is to be imported can't be read. It stays as it is."""
+
+
 class ConfigurationError(LocalFirstError, ValueError):
     """localfirst is set up in a way that can't work."""

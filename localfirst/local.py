@@ -126,6 +126,11 @@ class Local:
             self.room.used(key)
         return found
 
+    def read_anew(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
+        """As `read`, of what is on the disk, whatever is in memory."""
+        self.check_open()
+        return patiently(partial(_look, self._make_view(key, session_id), look))
+
     def glance(self, key: SessionKey, session_id: str, look: Callable[[Fold], T]) -> T:
         """As `read`; of a session that was evicted, what is here."""
         return patiently(partial(_glance, self.view(key, session_id), look))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from localfirst.errors import SourceUnreadable
 
 _PATIENCE: Final = 30.0
 """Seconds to wait for an owner that keeps the file locked; in WAL mode, none does."""
@@ -38,6 +42,22 @@ def columns(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:
     for table, column, kind in connection.execute(query):
         tables.setdefault(table, {})[column] = kind
     return tables
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Raise ours for what SQLite raises inside."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        damaged = type(error) is sqlite3.DatabaseError
+        advice = "; what `sqlite3 FILE .recover` saves of it can be imported instead" if damaged else ""
+        raise SourceUnreadable(f"{name} can't be read: {error}{advice}") from error
+
+
+def quoted(name: str) -> str:
+    """A name in a statement."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _text(data: bytes) -> str:
