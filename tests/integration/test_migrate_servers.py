@@ -1,0 +1,173 @@
+"""What the OpenAI Agents SDK keeps in Redis and in Postgres comes along, whole, once, and as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+import redis.asyncio
+from agents.extensions.memory import RedisSession, SQLAlchemySession
+
+import localfirst
+from localfirst.errors import ConfigurationError, RemoteUnavailable
+from tests.conftest import OwnPostgres, OwnRedis
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[localfirst.Store]:
+    """An empty one, without a central store."""
+    with localfirst.open(tmp_path / "store") as opened:
+        yield opened
+
+
+@pytest.fixture
+def prefix() -> str:
+    """One that no other test has, with what means something in a pattern."""
+    return f"app[*]{uuid.uuid4()}"
+
+
+def messages(count: int, first: int = 0) -> list[Any]:
+    """A conversation."""
+    return [{"role": "user", "content": f"Message {number} ünïcode"} for number in range(first, first + count)]
+
+
+async def in_redis(url: str, prefix: str, session_id: str, items: list[Any]) -> None:
+    """Written by the SDK."""
+    session = RedisSession.from_url(session_id, url=url, key_prefix=prefix)
+    await session.add_items(items)
+    await session.close()
+
+
+def sqlalchemys(url: str) -> str:
+    """A URL as SQLAlchemy wants it."""
+    return url.replace("postgresql://", "postgresql+asyncpg://", 1)
+
+
+async def in_postgres(url: str, session_id: str, items: list[Any], **tables: Any) -> None:
+    """Written by the SDK, which takes a second for what it is given at once."""
+    session = SQLAlchemySession.from_url(session_id, url=sqlalchemys(url), create_tables=True, **tables)
+    await session.add_items(items)
+    await session.engine.dispose()
+
+
+# Redis.
+
+
+async def test_redis(redis_url: str, prefix: str, store: localfirst.Store) -> None:
+    await in_redis(redis_url, prefix, "long", messages(1203))
+    await in_redis(redis_url, prefix, "a:messages", messages(2))
+    await in_redis(redis_url, f"{prefix}-other", "long", messages(1))
+
+    report = localfirst.migrate(redis_url, store, key_prefix=prefix)
+
+    assert (report.ok, report.verified, report.imported) == (True, True, 1205)
+    assert [session.session_id for session in report.sessions] == ["a:messages", "long"]
+    assert list(store.session("long")) == messages(1203)
+    assert list(store.session("a:messages")) == messages(2)
+    assert str(store.session("long").get("created_at")).startswith("20")
+
+    await in_redis(redis_url, prefix, "long", messages(3, first=1203))
+    again = localfirst.migrate(redis_url, store, key_prefix=prefix, sessions="lo*")
+    assert (again.ok, again.verified, again.imported, again.skipped) == (True, True, 3, 1203)
+    assert list(store.session("long")) == messages(1206)
+
+
+async def test_redis_damaged_and_changed(redis_url: str, prefix: str, store: localfirst.Store) -> None:
+    await in_redis(redis_url, prefix, "user-123", messages(3))
+    client: Any = redis.asyncio.Redis.from_url(redis_url)
+    key = f"{prefix}:user-123:messages"
+    await client.lset(key, 1, b"\xff{")
+    report = localfirst.migrate(redis_url, store, key_prefix=prefix)
+    assert (report.ok, report.imported, report.damaged) == (True, 2, 1)
+    await client.lset(key, 1, b"1")
+    report = localfirst.migrate(redis_url, store, key_prefix=prefix)
+    assert "not those that were imported before" in str(report.problems[0].problem)
+    await client.aclose()
+
+
+async def test_redis_that_refuses(own_redis: OwnRedis, store: localfirst.Store) -> None:
+    server = own_redis(password="s3cret-of-mine")
+    await in_redis(server.url, "agents:session", "user-123", messages(2))
+    assert localfirst.migrate(server.url, store).imported == 2
+    with pytest.raises(ConfigurationError) as refused:
+        localfirst.migrate(server.url.replace("s3cret-of-mine", "wr0ng"), store)
+    assert "wr0ng" not in str(refused.value)
+    server.close()
+    with pytest.raises(RemoteUnavailable):
+        localfirst.migrate(server.url, store)
+
+
+# Postgres.
+
+
+async def test_postgres(postgres_url: str, store: localfirst.Store) -> None:
+    await in_postgres(postgres_url, "user-123", messages(1203))
+    await in_postgres(postgres_url, "other", messages(2))
+    url = sqlalchemys(postgres_url)
+
+    report = localfirst.migrate(url, store)  # On a thread whose loop runs.
+
+    assert (report.ok, report.verified, report.imported) == (True, True, 1205)
+    assert list(store.session("user-123")) == messages(1203)
+    assert str(store.session("user-123").get("created_at")).startswith("20")
+
+    await in_postgres(postgres_url, "user-123", messages(3, first=1203))
+    again = await localfirst.amigrate(postgres_url, store, sessions=["user-123"])
+    assert (again.ok, again.verified, again.imported, again.skipped) == (True, True, 3, 1203)
+    assert list(store.session("user-123")) == messages(1206)
+
+
+async def test_postgres_in_the_sdks_own_order(postgres_url: str, store: localfirst.Store) -> None:
+    await in_postgres(postgres_url, "user-123", messages(3))
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute("UPDATE agent_messages SET created_at = '2001-01-01' WHERE id = 3")
+    await connection.execute("UPDATE agent_messages SET message_data = '{' WHERE id = 1")
+    await connection.close()
+    report = localfirst.migrate(postgres_url, store)
+    assert (report.ok, report.verified, report.damaged) == (True, True, 1)
+    assert list(store.session("user-123")) == [messages(3)[2], messages(3)[1]]
+
+
+async def test_postgres_other_tables(postgres_url: str, store: localfirst.Store) -> None:
+    await in_postgres(postgres_url, "user-123", messages(2), sessions_table="Mine", messages_table="OfMine")
+    with pytest.raises(ConfigurationError, match="'agent_messages'"):
+        localfirst.migrate(postgres_url, store)
+    names: dict[str, Any] = {"sessions_table": "public.Mine", "messages_table": "public.OfMine"}
+    assert localfirst.migrate(postgres_url, store, **names).imported == 2
+
+
+async def test_postgres_while_its_owner_writes(postgres_url: str, store: localfirst.Store) -> None:
+    await in_postgres(postgres_url, "user-123", messages(3000))
+    owner = SQLAlchemySession.from_url("user-123", url=sqlalchemys(postgres_url))
+    count = 3000
+
+    async def write_on() -> None:
+        nonlocal count
+        while not imported.done():
+            await owner.add_items(messages(1, first=count))
+            count += 1
+
+    imported = asyncio.create_task(localfirst.amigrate(postgres_url, store))
+    await write_on()
+    assert (await imported).verified
+    localfirst.migrate(postgres_url, store)
+    assert list(store.session("user-123")) == messages(count)
+    await owner.engine.dispose()
+
+
+async def test_postgres_that_refuses(own_postgres: OwnPostgres, store: localfirst.Store) -> None:
+    server = own_postgres(password="s3cret-of-mine")
+    await in_postgres(server.url, "user-123", messages(2))
+    assert localfirst.migrate(server.url, store).imported == 2
+    with pytest.raises(ConfigurationError) as refused:
+        localfirst.migrate(server.url.replace("s3cret-of-mine", quote("wr0ng")), store)
+    assert "wr0ng" not in str(refused.value)
+    server.close()
+    with pytest.raises(RemoteUnavailable):
+        localfirst.migrate(server.url, store)
