@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,21 +11,26 @@ from localfirst.cli.output import print_error
 from localfirst.errors import ConfigurationError
 from localfirst.secret import Url, given, has_password
 
+_INSTEAD: Final = {
+    "remote": "--remote: put the URL into $LOCALFIRST_REMOTE, or into a file, and pass --remote @FILE",
+    "source": "SOURCE: put the URL into a file, and pass @FILE",
+}
+
 
 def read_remote(context: typer.Context, remote: str | None) -> Url | None:
     """The central store that was named, wherever that was done."""
-    if remote is None:
-        return None
+    return None if remote is None else read_address(context, "remote", remote)
+
+
+def read_address(context: typer.Context, parameter: str, address: str) -> Url:
+    """An address that a parameter holds, or names a file that holds it."""
     try:
-        url = given(remote)
+        url = given(address)
     except ConfigurationError as error:
         raise typer.BadParameter(str(error)) from None
-    source = context.get_parameter_source("remote")
-    if source is not None and source.name == "COMMANDLINE" and not remote.startswith("@") and has_password(url):
-        print_error(
-            "warning: all users of this machine can see the password in --remote: put the URL into $LOCALFIRST_REMOTE,"
-            " or into a file, and pass --remote @FILE"
-        )
+    source = context.get_parameter_source(parameter)
+    if source is not None and source.name == "COMMANDLINE" and not address.startswith("@") and has_password(url):
+        print_error(f"warning: all users of this machine can see the password in {_INSTEAD[parameter]}")
     return url
 
 

@@ -11,10 +11,12 @@ import typer
 
 from localfirst import jsonvalue
 from localfirst.cli import stores
-from localfirst.cli.options import AsJson, Branch, Namespace, SessionId, StorePath
+from localfirst.cli.migrate import Wanted, import_in_place, import_into
+from localfirst.cli.options import AsJson, Branch, Namespace, SessionId, StorePath, read_address
 from localfirst.cli.output import count, name, print_json
 from localfirst.errors import InvalidItem, LocalFirstError, MalformedChange
 from localfirst.export import read_export
+from localfirst.migration.detect import kind_of
 
 
 def export_session(
@@ -43,33 +45,101 @@ def export_session(
         typer.echo(f"{_amount(export['items'], export['metadata'])} of {name(session)} written to {output}", err=True)
 
 
+def _read_source(context: typer.Context, source: str) -> str:
+    if source.startswith("@") or "://" in source:
+        return read_address(context, "source", source)
+    return source
+
+
 def import_session(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An export; - for stdin.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="An export, or - for stdin; an SQLite file of the OpenAI Agents SDK or of openstackai; redis:// or"
+            " postgresql://, or @FILE, a file that holds such an address.",
+            show_default=False,
+            callback=_read_source,
+        ),
+    ],
     session: Annotated[
         str | None,
-        typer.Option("--session", metavar="ID", help="Import into this session, not the one that was exported."),
+        typer.Option(
+            "--session",
+            metavar="ID",
+            help="Of an export: the session that it is added to. Else: only sessions whose ids fit this, with * and ?.",
+        ),
     ] = None,
     store: StorePath = None,
     namespace: Namespace = "default",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what would be.")] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to sessions that hold other items already; else they are left alone.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read back, and compare.")] = True,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place",
+            help="Put a store in the place of SOURCE, a file of SQLite, which becomes SOURCE.before-localfirst.",
+        ),
+    ] = False,
+    key_prefix: Annotated[str, typer.Option("--key-prefix", metavar="TEXT", help="Of the keys in Redis.")] = (
+        "agents:session"
+    ),
+    sessions_table: Annotated[
+        str, typer.Option("--sessions-table", metavar="NAME", help="In SQLite and Postgres.")
+    ] = "agent_sessions",
+    messages_table: Annotated[
+        str, typer.Option("--messages-table", metavar="NAME", help="In SQLite and Postgres.")
+    ] = "agent_messages",
     as_json: AsJson = False,
 ) -> None:
-    """Add an export to a session.
+    """Import sessions: an export, or what other programs kept.
 
-    Items and metadata, all or nothing; what the session already holds stays. Items go to the branch to which the
-    session was switched last in this store. The store is made if it is missing. What
-    was imported reaches the central store through whoever syncs the directory: the application, or `localfirst sync`.
+    An export is added to a session, items and metadata, all or nothing; what the session already holds stays. Items go
+    to the branch to which the session was switched last in this store.
+
+    Of another program's SOURCE all sessions come, and the SOURCE stays as it is. The command can be run again, after it
+    was stopped or when the SOURCE has grown: only what is new comes. Rows that hold no item are left out and named.
+    Exits with 1 when a session was left alone, with 6 when what was read back differs.
+
+    The store is made if it is missing. What was imported reaches the central store through whoever syncs the directory:
+    the application, or `localfirst sync`.
     """
+    wanted = Wanted(session, dry_run, verify, append, key_prefix, sessions_table, messages_table)
+    if in_place and not dry_run:
+        no_database = "://" in source or kind_of(source) == "localfirst-export"
+        if no_database or session is not None or append or not verify:
+            raise typer.BadParameter("takes all of an SQLite file", param_hint="--in-place")
+        import_in_place(namespace, source, wanted, as_json=as_json)
+    elif _is_export(source):
+        _import_export(Path(source), session, store, namespace, dry_run=dry_run, as_json=as_json)
+    else:
+        import_into(store, namespace, source, wanted, as_json=as_json)
+
+
+def _is_export(source: str) -> bool:
+    """Or else nothing that is known: what is wrong with it, reading it tells."""
+    return "://" not in source and kind_of(source) in ("localfirst-export", None)
+
+
+def _import_export(
+    file: Path, session: str | None, store: Path | None, namespace: str, *, dry_run: bool, as_json: bool
+) -> None:
     data = _read(file)
     items, metadata = read_export(data)
     session_id = session if session is not None else data.get("session_id")
     if not isinstance(session_id, str):
         raise InvalidItem("this export names no session: name one by --session; nothing was imported")
-    with stores.to_write(store, namespace) as opened:
-        opened.session(session_id).import_data(data)
+    if not dry_run:
+        with stores.to_write(store, namespace) as opened:
+            opened.session(session_id).import_data(data)
     if as_json:
         print_json({"session_id": session_id, "items": len(items), "metadata": len(metadata)})
     else:
-        typer.echo(f"{_amount(items, metadata)} added to {name(session_id)}")
+        told = "would be added" if dry_run else "added"
+        typer.echo(f"{_amount(items, metadata)} {told} to {name(session_id)}")
 
 
 def _amount(items: list[Any], metadata: dict[str, Any]) -> str:

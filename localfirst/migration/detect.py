@@ -16,6 +16,8 @@ Kind = Literal["openai-agents", "openstackai", "localfirst-export", "sqlite"]
 _OPENAI_AGENTS: Final = {"id", "session_id", "message_data", "created_at"}
 _OPENSTACKAI: Final = {"id", "session_id", "role", "content", "position"}
 _NO_DATABASE: Final = "file is not a database"
+_SMALLEST: Final = 512
+"""Bytes of a database. Of less, SQLite says that it is an empty one, whatever it is."""
 _BEGINNING: Final = 4096
 
 
@@ -28,11 +30,12 @@ def kind_of(path: str | os.PathLike[str]) -> Kind | None:
     """
     file = Path(path)
     try:
-        if not file.is_file() or not file.stat().st_size:
+        if not file.is_file():
             return None
-        # By SQLite first: if this process has the file open in SQLite, whoever else closes it lets go of its locks.
-        with closing(open_read_only(file)) as connection:
-            return _kind_of_database({table: set(fields) for table, fields in columns(connection).items()})
+        if file.stat().st_size >= _SMALLEST:
+            # By SQLite first: if this process has the file open in SQLite, whoever else closes it lets go of its locks.
+            with closing(open_read_only(file)) as connection:
+                return _kind_of_database({table: set(fields) for table, fields in columns(connection).items()})
     except sqlite3.DatabaseError as error:
         if str(error) != _NO_DATABASE:
             return "sqlite"  # Damaged, or locked: whoever reads it is told.

@@ -59,8 +59,9 @@ def test_other_files_are_something_else(tmp_path: Path) -> None:
         made.execute("CREATE TABLE other (id)")
     (tmp_path / "notes.txt").write_text("localfirst.session")
     (tmp_path / "empty.db").write_bytes(b"")
+    (tmp_path / "short.db").write_bytes(b"{")
     assert kind_of(tmp_path / "other.db") == "sqlite"
-    assert [kind_of(tmp_path / name) for name in ("notes.txt", "empty.db", ".", "missing")] == [None] * 4
+    assert [kind_of(tmp_path / name) for name in ("notes.txt", "empty.db", "short.db", ".", "missing")] == [None] * 5
 
 
 @pytest.mark.parametrize("harm", ["cut", "overwritten"])
