@@ -95,6 +95,19 @@ def split(array: bytes) -> list[bytes]:
         raise MalformedChange(f"JSON holds what can't be kept: {error}") from error
 
 
+def is_plain_array(data: bytes) -> bool:
+    """Whether JSON bytes are an array of values that `encode` would have taken, as far as that is told at once: False
+    says nothing.
+
+    >>> is_plain_array(b'[{"a":1},2]'), is_plain_array(b'{"a":1}'), is_plain_array(b"[NaN]")
+    (True, False, False)
+    """
+    try:
+        return isinstance(_decoder.decode(data), list) and _surely_shallow(data)
+    except (*_UNREADABLE, RecursionError):
+        return False
+
+
 def check_depth(value: Any) -> None:
     """Raise `MalformedChange` for a value that `encode` would not have taken for its depth."""
     if _depth(value) > MAX_DEPTH:

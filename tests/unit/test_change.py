@@ -58,11 +58,16 @@ def test_a_damaged_change_is_another_change_or_a_typed_error(change: Change, dat
         assert decode_change(bytes(encoded)) != change or encode_change(change) != bytes(encoded)
 
 
-@pytest.mark.parametrize("numbers", [(0, 0, 0), (-1, 0, 0), (1, -1, 0), (1, 0, -1)])
+@pytest.mark.parametrize("numbers", [(0, 0, 0), (-1, 0, 0), (1, -1, 0), (1, 0, -1), (1 << 63, 0, 0), (1, 1 << 63, 0)])
 def test_impossible_numbers_are_refused(numbers: tuple[int, int, int]) -> None:
     counter, time, base = numbers
     with pytest.raises(MalformedChange):
         decode_change(encode_change(Change("r", counter, time, base, MAIN_BRANCH, APPEND, b"[]")))
+
+
+def test_a_change_of_nobody_is_refused() -> None:
+    with pytest.raises(MalformedChange):
+        decode_change(encode_change(Change("", 1, 0, 0, MAIN_BRANCH, APPEND, b"[]")))
 
 
 times = st.integers(0, 10**15 - 1)

@@ -214,6 +214,8 @@ def test_conflicts_are_bounded() -> None:
         ("append", b"{}"),
         ("append", b"["),
         ("append", b'["\xff"]'),
+        ("append", b"[1] 2"),
+        ("append", b"[" * 600 + b"]" * 600),
         ("remove", b"{}"),
         ("clear", b"{}"),
         ("clear", b'{"seen":{"a":"x"}}'),
