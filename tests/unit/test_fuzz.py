@@ -263,7 +263,11 @@ REDIS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "head": ([b"g", 1, 5, 6], replies.head),
     "checkpoint": ([b"g", 1, 5, 6, STATE], replies.checkpoint),
     "page": (
-        [b"g", 2, 5, 6, 0, b"", 0, [b"7:12345678" + each for each in CHANGES]],
+        [
+            *[b"g", 2, 5, 6, 0, b"", 0],
+            b"".join((10 + len(each)).to_bytes(4, "big") for each in CHANGES),
+            b"".join(b"7:12345678" + each for each in CHANGES),
+        ],
         lambda reply: replies.pulled(reply, 0),
     ),
     "count": (1, replies.count),

@@ -6,9 +6,10 @@
 -- ARGV[3]   bytes after which the page is full; it always has at least one element, if there is any
 -- ARGV[4]   and ARGV[5]: the digest of all that it has; not looked at if it has nothing
 --
--- Reply: {generation, seq, digest0, digest1, expires_at, ended, resync, elements}. The generation is empty if there is no
--- such session. resync is 1, and there are no elements, if the puller's place is not in this log; ended then tells what
--- became of the life that it has, see `how_ended`.
+-- Reply: {generation, seq, digest0, digest1, expires_at, ended, resync, lengths, elements}: the elements of the log one
+-- after the other, and how long each is, a big-endian 32-bit number; as a list they would cost the client more than all
+-- else. The generation is empty if there is no such session. resync is 1, and there are no elements, if the puller's
+-- place is not in this log; ended then tells what became of the life that it has, see `how_ended`.
 
 local STEP_LIMIT = 128
 
@@ -20,12 +21,13 @@ if problem then
     return redis.error_reply(problem)
 end
 if not head then
-    return {'', 0, 0, 0, 0, how_ended(KEYS[4], generation), 0, {}}
+    return {'', 0, 0, 0, 0, how_ended(KEYS[4], generation), 0, '', ''}
 end
 
-local function reply(resync, elements)
+local function reply(resync, elements, lengths)
     local ended = generation ~= head.generation and how_ended(KEYS[4], generation) or ''
-    return {head.generation, head.seq, head.digest0, head.digest1, head.expires_at, ended, resync, elements}
+    return {head.generation, head.seq, head.digest0, head.digest1, head.expires_at, ended, resync,
+        table.concat(lengths), table.concat(elements)}
 end
 
 -- The digest of the log up to `after`, or nil and the error to reply.
@@ -44,19 +46,19 @@ local function digest_there()
 end
 
 if after > head.seq or after < head.floor or (generation ~= '' and generation ~= head.generation) then
-    return reply(1, {})
+    return reply(1, {}, {})
 end
 if generation ~= '' then
     local there0, there1 = digest_there()
     if not there0 then
         return redis.error_reply(there1)
     elseif there0 ~= digest0 or there1 ~= digest1 then
-        return reply(1, {})
+        return reply(1, {}, {})
     end
 end
 
 -- Steps grow from one element on, so that a small page of big changes doesn't read far more than it returns.
-local elements, step = {}, 1
+local elements, lengths, step = {}, {}, 1
 local index, last = after - head.floor, head.seq - head.floor - 1
 while index <= last and room > 0 do
     local stop = math.min(index + step - 1, last)
@@ -64,10 +66,10 @@ while index <= last and room > 0 do
         if room <= 0 then
             break
         end
-        elements[#elements + 1] = element
+        elements[#elements + 1], lengths[#lengths + 1] = element, struct.pack('>I4', #element)
         room = room - #element
     end
     index = stop + 1
     step = math.min(step * 2, STEP_LIMIT)
 end
-return reply(0, elements)
+return reply(0, elements, lengths)

@@ -9,19 +9,20 @@
 -- ARGV[6]   session id, for the hint: JSON [session id, generation, seq]
 -- ARGV[7]   hashes of the changes: two big-endian 32-bit numbers for each
 -- ARGV[8]   milliseconds after which the session expires from now on; '0': never; empty: as it was
--- ARGV[9…]  the changes, wire bytes
+-- ARGV[9]   lengths of the changes: a big-endian 32-bit number for each
+-- ARGV[10]  the changes, wire bytes, one after the other: an argument for each would cost the client more than all else
 --
 -- Reply: {status, generation, acked, admitted, seq, digest0, digest1, now, expires_at, ended}; status: ok, overlap,
 -- gap, generation or missing; ended: see `how_ended`.
 
-local CHANGES = 8 -- ARGV up to the first change
 local CHUNK = 1000 -- unpack() has room on the stack for some 8,000 values
 local PRIME0, PRIME1 = 2147483647, 2147483629
 local FACTOR0, FACTOR1 = 1299709, 1299721
 
 local generation, fresh, origin, first = ARGV[1], ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
 local channel, session, hashes, ttl = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local count = #ARGV - CHANGES
+local lengths, changes = ARGV[9], ARGV[10]
+local count = #lengths / 4
 
 local head, problem = read_head(KEYS[1], KEYS[2], KEYS[3])
 if problem then
@@ -50,13 +51,17 @@ end
 local function append()
     local stamp = string.format('%.0f:', now)
     local digest0, digest1 = head.digest0, head.digest1
+    local place = 1
     for start = 1, count, CHUNK do
         local elements = {}
         for i = start, math.min(start + CHUNK - 1, count) do
             local hash0, hash1 = struct.unpack('>I4I4', hashes, (i - 1) * 8 + 1)
             digest0 = (digest0 * FACTOR0 + hash0 + now) % PRIME0
             digest1 = (digest1 * FACTOR1 + hash1 + now) % PRIME1
-            elements[#elements + 1] = stamp .. struct.pack('>I4I4', digest0, digest1) .. ARGV[CHANGES + i]
+            local following = place + struct.unpack('>I4', lengths, (i - 1) * 4 + 1)
+            elements[i - start + 1] = stamp .. struct.pack('>I4I4', digest0, digest1)
+                .. string.sub(changes, place, following - 1)
+            place = following
         end
         redis.call('RPUSH', KEYS[2], unpack(elements))
     end

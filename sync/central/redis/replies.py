@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -13,6 +14,8 @@ from sync.central.base import FORMAT_VERSION, Checkpoint, Ended, Head, Identity,
 _Whole = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 _Lane = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 _DIGEST_BYTES: Final = 8
+_STAMP_BYTES: Final = 32
+"""In which a time ends, if it is one."""
 
 
 class _Identity(NamedTuple):
@@ -57,7 +60,8 @@ class _Page(NamedTuple):
     expires_at: _Whole
     ended: bytes
     resync: _Whole
-    elements: list[bytes]
+    lengths: bytes
+    elements: bytes
 
 
 def identity(reply: Any) -> Identity:
@@ -119,7 +123,7 @@ def pulled(reply: Any, after: int) -> Pulled:
     if not page.generation:
         return Pulled(None, False, [], ended=ended)
     end = Head(_text(page.generation), page.seq, page.digest0 << 32 | page.digest1)
-    return Pulled(end, page.resync == 1, list(_entries(page.elements, after + 1)), page.expires_at, ended)
+    return Pulled(end, page.resync == 1, list(_entries(page, after + 1)), page.expires_at, ended)
 
 
 def count(reply: Any) -> int:
@@ -134,16 +138,29 @@ def members(reply: Any) -> list[bytes]:
     return found
 
 
-def _entries(elements: list[bytes], first: int) -> Iterator[LogEntry]:
-    stamp, admitted_at, start = b":", 0, 0
-    for seq, element in enumerate(elements, first):
-        if not start or not element.startswith(stamp):  # Changes of one push have the same.
-            time, separator, _ = element.partition(b":")
+def _entries(page: _Page, first: int) -> Iterator[LogEntry]:
+    """What stands in the log from a seq on: `<admitted_at>:<digest><wire bytes>` each, one after the other."""
+    elements, end = page.elements, 0
+    stamp, admitted_at, before = b":", 0, 0
+    for seq, length in enumerate(_lengths(page), first):
+        place, end = end, end + length
+        if not before or not elements.startswith(stamp, place, end):  # Changes of one push have the same.
+            time, separator, _ = elements[place : min(end, place + _STAMP_BYTES)].partition(b":")
             stamp, admitted_at = time + separator, _number(time)
-            start = len(stamp) + _DIGEST_BYTES
-        if len(element) < start:
+            before = len(stamp) + _DIGEST_BYTES
+        if length < before:
             raise RemoteRejected(f"change {seq} in the log has no digest")
-        yield LogEntry(seq, admitted_at, element[start:])
+        yield LogEntry(seq, admitted_at, elements[place + before : end])
+
+
+def _lengths(page: _Page) -> tuple[int, ...]:
+    """Of the elements of a page."""
+    count, rest = divmod(len(page.lengths), 4)
+    if not rest and count * _DIGEST_BYTES <= len(page.elements):  # Else it is not worth the memory that they take.
+        lengths = struct.unpack(f">{count}I", page.lengths)
+        if sum(lengths) == len(page.elements):
+            return lengths
+    raise RemoteRejected(f"{len(page.elements):,} bytes are not {count:,} changes of a log")
 
 
 def _ended(reply: bytes) -> Ended | None:

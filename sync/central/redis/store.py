@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -215,7 +216,8 @@ class RedisStore(CentralStore):
             run.session_id,
             run.hashes,
             "" if run.ttl is None else run.ttl,
-            *run.changes,
+            struct.pack(f">{len(run.changes)}I", *map(len, run.changes)),
+            b"".join(run.changes),
         )
 
     def _put_checkpoint(
