@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from localfirst.change import Change
 from localfirst.errors import of_session
 from localfirst.fold import Fold
 from localfirst.lifetime import Wish
@@ -81,37 +82,41 @@ class Access:
         """What a look at that of the session which is here finds."""
         return self._local.glance(self._key, self._session_id, look)
 
-    def write(self, plan: Plan, *, fresh: bool = False) -> None:
-        """Make the changes that a plan decides on. `fresh`: it must see the newest state."""
-        local, branch = self._local, self.branch()
+    def write(self, plan: Plan, *, fresh: bool = False, branch: OnBranch | None = None) -> list[Change]:
+        """Make the changes that a plan decides on. `fresh`: it must see the newest state. `branch`: on which; None: the
+        one where the object stands."""
+        local, branch = self._local, branch or self.branch()
         turn, then = turn_of(local, self._key), nothing
         if local.room is not None:
             local.room.check()
         if self.claim is not None:
             plan, then = self.claim.on(plan, then)
         try:
-            local.write(self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish)
+            wrote = local.write(self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish)
         except Evicted:
             write = partial(local.write, self._key, self._session_id, plan, fresh=fresh, turn=turn)
-            self._whole(partial(write, branch=branch, wish=self.wish))
+            wrote = self._whole(partial(write, branch=branch, wish=self.wish))
         then()
+        return wrote
 
-    async def write_soon(self, plan: Plan, *, fresh: bool = False, then: Callable[[], None] = nothing) -> None:
+    async def write_soon(
+        self, plan: Plan, *, fresh: bool = False, branch: OnBranch | None = None, then: Callable[[], None] = nothing
+    ) -> list[Change]:
         """As `write`, without blocking the event loop. `then` tells of it when it is on disk. Whoever is cancelled
         while it is written is so when that was done."""
-        local, branch = self._local, await self.branch_soon()
+        local, branch = self._local, branch or await self.branch_soon()
         turn = turn_of(local, self._key)
         if local.room is not None:
             local.room.check()
         if self.claim is not None:
             plan, then = self.claim.on(plan, then)
         try:
-            await local.write_soon(
+            return await local.write_soon(
                 self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish, then=then
             )
         except Evicted:
             write = partial(local.write_soon, self._key, self._session_id, plan, fresh=fresh, turn=turn)
-            await self._whole_soon(partial(write, branch=branch, wish=self.wish, then=then))
+            return await self._whole_soon(partial(write, branch=branch, wish=self.wish, then=then))
 
     def branch(self) -> OnBranch:
         """Tells, when something is read or written, where the object stands."""

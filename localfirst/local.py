@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from localfirst import outbox, volumes
 from localfirst.aside import Quarantine
+from localfirst.change import Change
 from localfirst.clock import CentralTime, HybridClock
 from localfirst.codec import Vault
 from localfirst.errors import LocalFirstError, StoreBusy, StoreClosed
@@ -172,9 +173,9 @@ class Local:
         turn: Turn = no_turn,
         branch: OnBranch = on_main,
         wish: Wish | None = None,
-    ) -> None:
-        """Carry out what a plan decides, as part of a turn or by itself; returns when it is on disk."""
-        patiently(partial(self._write, key, session_id, plan, fresh, turn, branch, wish))
+    ) -> list[Change]:
+        """Carry out what a plan decides, as part of a turn or by itself; returns the changes when they are on disk."""
+        return patiently(partial(self._write, key, session_id, plan, fresh, turn, branch, wish))
 
     async def write_soon(
         self,
@@ -187,12 +188,12 @@ class Local:
         branch: OnBranch = on_main,
         wish: Wish | None = None,
         then: Callable[[], None] = nothing,
-    ) -> None:
+    ) -> list[Change]:
         """As `write`; a busy directory is waited for off the event loop. `then` is called when it is on disk, also if
         the caller was cancelled meanwhile."""
         view = self.view(key, session_id)
         run = self._writer.run_aside if view.is_costly() else self._writer.run
-        await run(partial(self._write, key, session_id, plan, fresh, turn, branch, wish), then)
+        return await run(partial(self._write, key, session_id, plan, fresh, turn, branch, wish), then)
 
     def _write(
         self,
@@ -203,7 +204,7 @@ class Local:
         turn: Turn,
         branch: OnBranch,
         wish: Wish | None,
-    ) -> None:
+    ) -> list[Change]:
         view = self.view(key, session_id)
         wrote = view.write(plan, fresh=fresh, turn=turn, branch=branch, wish=wish)
         if view.expired:
@@ -213,6 +214,7 @@ class Local:
             self._end_turns()
         if wrote and self.wrote is not None:
             self.wrote()
+        return wrote
 
     @contextmanager
     def ending(self, key: SessionKey, turn: int) -> Iterator[None]:

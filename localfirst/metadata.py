@@ -30,6 +30,9 @@ class Stamp(NamedTuple):
     seq: int
 
 
+OWN: Final = "localfirst:"
+"""So begin the keys of records that are kept in metadata for users, and that are none of theirs."""
+
 _NO_SUMS: Final[Mapping[str, Any]] = {}
 _COMBINING: Final = frozenset(("counter", "merge", "union"))
 """What they make of two values has both in it."""

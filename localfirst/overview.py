@@ -57,7 +57,7 @@ def session_info(local: Local, link: Link | None, key: SessionKey, session_id: s
         never = view.head.generation is None and (link is None or not pending)
         state: Any = "local" if never else "pending" if pending else "synced"
         state = "evicted" if view.head.stub else state
-        metadata = {name: jsonvalue.decode(value) for name, value in plans.values(fold).items()}
+        metadata = {name: jsonvalue.decode(value) for name, value in plans.metadata(fold).items()}
         return SessionInfo(
             session_id=session_id,
             items=len(fold.items),

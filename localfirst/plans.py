@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from localfirst import jsonvalue
@@ -12,7 +13,7 @@ from localfirst.errors import ConfigurationError, InvalidItem
 from localfirst.fold import Fold
 from localfirst.history import Item, encode_clear, encode_removal
 from localfirst.limits import MAX_PLACES, check_item, check_key
-from localfirst.metadata import RULES, Register, Rule, encode_delete, encode_increment, encode_put, is_number
+from localfirst.metadata import OWN, RULES, Register, Rule, encode_delete, encode_increment, encode_put, is_number
 from localfirst.view import OnBranch, Plan, Step, on_main
 
 
@@ -63,14 +64,25 @@ def fork(name: str, at_turn: int | None, branch: OnBranch = on_main) -> Plan:
         if fold.branches.named(name):
             raise ConfigurationError(f"there is a branch {name!r} already: switch() to it, or take another name")
         items = fold.on(branch(fold))
-        if fold.branches.pointers() + len(items) > MAX_PLACES:
+        begins = len(items) if at_turn is None else turn_begins(items, at_turn)
+        if begins is None:
+            count = sum(begins_turn(item.data) for item in items)
             raise ConfigurationError(
-                f"the branches of this session show {MAX_PLACES:,} items between them, and that is as many as there may"
-                " be: delete_branch() some that are not needed"
+                f"there is no turn {at_turn}: turns begin with messages of the user, and there are {count}"
             )
-        return [fork_before(fold, name, () if at_turn is None else items[_turn_begins(items, at_turn) :])]
+        check_places(fold, begins)
+        return [fork_before(fold, name, items[begins:])]
 
     return plan
+
+
+def check_places(fold: Fold, more: int) -> None:
+    """Raise `ConfigurationError` where a fork with so many items would be too much."""
+    if fold.branches.pointers() + more > MAX_PLACES:
+        raise ConfigurationError(
+            f"the branches of this session show {MAX_PLACES:,} items between them, and that is as many as there may"
+            " be: delete_branch() some that are not needed"
+        )
 
 
 def fork_before(fold: Fold, name: str, left_out: Sequence[Item]) -> Step:
@@ -79,14 +91,22 @@ def fork_before(fold: Fold, name: str, left_out: Sequence[Item]) -> Step:
     return FORK, encode_fork(name, fold.counters, upto)
 
 
-def _turn_begins(items: Sequence[Item], turn: int) -> int:
-    count = 0
-    for place, item in enumerate(items):
-        found = jsonvalue.decode(item.data)
-        count += isinstance(found, dict) and found.get("role") == "user"
-        if count == turn:
-            return place
-    raise ConfigurationError(f"there is no turn {turn}: turns begin with messages of the user, and there are {count}")
+def turn_begins(items: Sequence[Item], turn: int) -> int | None:
+    """The place of the message with which a turn begins; None: there is no such turn."""
+    places = (place for place, item in enumerate(items) if begins_turn(item.data))
+    return next(islice(places, turn - 1, None), None) if turn > 0 else None
+
+
+def begins_turn(data: bytes) -> bool:
+    """Whether an item (JSON) is a message of the user.
+
+    >>> begins_turn(b'{"role":"user","content":"Hello"}'), begins_turn(b'"user"')
+    (True, False)
+    """
+    if b'"user"' not in data:
+        return False
+    item = jsonvalue.decode(data)
+    return isinstance(item, dict) and item.get("role") == "user"
 
 
 def drop(name: str, branch: OnBranch) -> Plan:
@@ -174,9 +194,13 @@ def value_of(fold: Fold, key: str) -> bytes | None:
     return None if register is None else register.value
 
 
-def values(fold: Fold) -> dict[str, bytes]:
-    """The JSON of all metadata keys that are set, in their order."""
-    return {key: each.value for key, each in sorted(fold.metadata.items()) if each.value is not None}
+def metadata(fold: Fold) -> dict[str, bytes]:
+    """The keys that are set, but for those of our own records, in their order, and their JSON."""
+    return {
+        key: register.value
+        for key, register in sorted(fold.metadata.items())
+        if register.value is not None and not key.startswith(OWN)
+    }
 
 
 def increment(key: str, by: float) -> Plan:
@@ -226,6 +250,8 @@ def checked_key(key: object) -> str:
     """The key, or `InvalidItem`, or `ItemTooLarge`."""
     if not isinstance(key, str):
         raise InvalidItem(f"a metadata key is a string, not {type(key).__name__}")
+    if key.startswith(OWN):
+        raise InvalidItem(f"metadata keys that begin with {OWN!r} are taken: {key[:60]!r} needs another name")
     return check_key(key)
 
 

@@ -326,7 +326,7 @@ class Session:
         {'name': 'Alice'}
         """
         self._access.hydrate()
-        return {key: jsonvalue.decode(value) for key, value in self._access.read(plans.values).items()}
+        return {key: jsonvalue.decode(value) for key, value in self._access.read(plans.metadata).items()}
 
     def conflicts(self) -> list[Conflict]:
         """The newest conflicts on metadata (100 at most), oldest first: both values, the winner, the rule.
@@ -433,7 +433,7 @@ class Session:
         """
         self._access.hydrate()
         branch = self._access.branch()
-        items, values = self._access.read(lambda fold: (plans.last(fold, None, branch), plans.values(fold)))
+        items, values = self._access.read(lambda fold: (plans.last(fold, None, branch), plans.metadata(fold)))
         return write_export(self.session_id, jsonvalue.decode_each(items), values)
 
     def import_data(self, data: Any) -> None:

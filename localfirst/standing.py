@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from localfirst import plans
-from localfirst.change import fork_of
+from localfirst.change import MAIN_BRANCH, fork_of
 from localfirst.errors import ConfigurationError
 from localfirst.fold import Fold
 from localfirst.local import Local
@@ -26,6 +27,8 @@ class Standing:
         self._key = key
         self._here: Here | None = None
         self._found = False
+        if name == MAIN_BRANCH:  # It is always there.
+            self.go(_MAIN.branch, _MAIN.time)
 
     def recall(self) -> None:
         """Ask the disk."""
@@ -40,22 +43,31 @@ class Standing:
             self._here, self.unknown = here, False
 
     def branch(self) -> OnBranch:
-        """Tells where it stands, by the branch's id. It raises `ConfigurationError` where there is no such branch."""
-        return on_main if self._here == _MAIN else self._find
+        """Tells where it stands now, by the branch's id. Raises `ConfigurationError` where there is no such branch."""
+        here = self._here
+        return on_main if here == _MAIN else partial(self._find, here)
 
-    def _find(self, fold: Fold) -> str:
-        here, branches = self._here, fold.branches
+    def _find(self, here: Here | None, fold: Fold) -> str:
+        branches = fold.branches
         line = branches.named(self.name or "") if here is None else branches.find(here.branch, here.time)
         if line is None and here is None:
             raise plans.no_branch(self.name, fold)
-        if line is None and self._found and here is not None and fold.has_seen(fork_of(here.branch)[0]):
+        if line is None and here is not None and self._is_deleted(here, fold):
             raise ConfigurationError('this branch was deleted: switch() to another, for example to "main"')
         line = line or branches.main  # What was remembered is not there any more, or is of a life that is over.
-        self._here, self._found = Here(line.id, line.time), True
+        if self._here is here:
+            self.go(line.id, line.time)
         return line.id
+
+    def _is_deleted(self, here: Here, fold: Fold) -> bool:
+        """Whether a branch that is not there was deleted, while the object was on it."""
+        return self._found and fold.has_seen(fork_of(here.branch)[0])
+
+    def go(self, branch: str, time: int) -> None:
+        """Go to a branch."""
+        self._here, self._found, self.unknown = Here(branch, time), True, False
 
     def switch(self, branch: str, time: int) -> None:
         """Go to a branch, and remember it."""
-        here = Here(branch, time)
-        self._local.stand(self._key, here)
-        self._here, self._found, self.unknown = here, True, False
+        self._local.stand(self._key, Here(branch, time))
+        self.go(branch, time)

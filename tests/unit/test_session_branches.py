@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -12,9 +14,9 @@ from typing import Any
 import pytest
 
 import localfirst
-from localfirst import ConfigurationError, SessionEvent, StoreCorrupt
+from localfirst import ConfigurationError, SessionEvent, StoreCorrupt, plans
 from localfirst.branches import MAX_NAME
-from localfirst.change import decode_change
+from localfirst.change import APPEND, MAIN_BRANCH, decode_change
 from localfirst.records import CHANGE, HERE, Rename, session_key, span
 from localfirst.session import Session
 
@@ -416,3 +418,31 @@ def test_a_closed_store(store: localfirst.Store, session: Session) -> None:
     for call in (session.branches, partial(session.branch, "x"), partial(session.switch, "main")):
         with pytest.raises(localfirst.StoreClosed):
             call()
+
+
+async def test_a_call_means_the_branch_on_which_it_was_made(store: localfirst.Store, session: Session) -> None:
+    """Also if it is carried out later, when the object has gone elsewhere."""
+    say(session, "one")
+    session.branch("draft")
+    on_main = await session._access.branch_soon()
+    session.switch("draft")
+    on_draft = await session._access.branch_soon()
+    session.switch("main")
+    add = plans.always((APPEND, b'["late"]'))
+    (change,) = session._access.write(add, branch=on_draft)
+    assert change.branch != MAIN_BRANCH
+    assert list(store.session("s", branch="draft"))[-1] == "late"
+    session.switch("draft")
+    (change,) = await session._access.write_soon(add, branch=on_main)
+    assert change.branch == MAIN_BRANCH
+    assert len(store.session("s", branch="main")) == 2
+
+
+def test_an_object_that_begins_on_main_waits_for_nothing(tmp_path: Path) -> None:
+    """Every session has that branch, here or not."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        store = localfirst.open(tmp_path, remote=f"redis://127.0.0.1:{mute.getsockname()[1]}")
+        began = time.monotonic()
+        say(store.session("s", branch="main", hydrate_timeout=10), "one")
+        assert time.monotonic() - began < 5
+        store.close(timeout=0)
