@@ -11,6 +11,7 @@ from typing import Any
 from localfirst import jsonvalue
 from localfirst.errors import ConfigurationError
 from localfirst.fold import Effect, Fold
+from localfirst.metadata import OWN
 
 _logger = logging.getLogger("localfirst")
 
@@ -135,6 +136,8 @@ def news_of(effects: list[Effect], fold: Fold) -> News:
     if added:
         news.append((SessionEvent.REMOTE_CHANGED, (jsonvalue.decode_each(added),)))
     for effect in effects:
+        if _is_of_own_record(effect):
+            continue
         if effect.removed is not None:
             news.append((SessionEvent.MESSAGE_REMOVED, (jsonvalue.decode(effect.removed.data),)))
         if effect.cleared:
@@ -146,3 +149,8 @@ def news_of(effects: list[Effect], fold: Fold) -> News:
         if effect.conflict is not None:
             news.append((SessionEvent.CONFLICT_RESOLVED, (effect.conflict,)))
     return news
+
+
+def _is_of_own_record(effect: Effect) -> bool:
+    key = effect.key if effect.conflict is None else effect.conflict.key
+    return key is not None and key.startswith(OWN)

@@ -22,6 +22,7 @@ from localfirst.fold import Fold
 from localfirst.history import Item
 from localfirst.lifetime import Wish, encode_touch
 from localfirst.metadata import (
+    OWN,
     Conflict,
     Rule,
     encode_put,
@@ -335,7 +336,7 @@ class Session:
         []
         """
         self._access.hydrate()
-        return self._access.read(lambda fold: list(fold.conflicts))
+        return self._access.read(lambda fold: [each for each in fold.conflicts if not each.key.startswith(OWN)])
 
     # Branches.
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import pytest
 from agents.memory import SessionSettings
 
 import localfirst
-from localfirst import InvalidItem, SessionEvent
+from localfirst import InvalidItem, SessionEvent, plans
 from localfirst.change import MAIN_BRANCH, PUT, Change, decode_change, encode_change
 from localfirst.clock import pack, wall_ms
 from localfirst.fold import Fold
-from localfirst.metadata import encode_put
+from localfirst.metadata import OWN, encode_put
 from localfirst.records import Foreign, Head, Page
 from localfirst.session import Session
 
@@ -73,6 +74,42 @@ async def test_pop_takes_the_last_item_and_none_when_there_is_none(session: Sess
     assert [await session.pop_item() for _ in range(4)] == ["c", "b", "a", None]
     await session.add_items(["d"])
     assert await session.get_items() == ["d"]
+
+
+def test_records_of_integrations_are_kept_apart_from_the_metadata_of_users(
+    store: localfirst.Store, session: Session, tmp_path: Path
+) -> None:
+    own = f"{OWN}record"
+    for call in partial(session.set, own, 1), partial(session.delete, own), partial(session.increment, own):
+        with pytest.raises(InvalidItem, match="taken"):
+            call()
+    with pytest.raises(InvalidItem, match="taken"):
+        session.import_data({**session.export(), "metadata": {own: 1}})
+    session.set("name", "Ada")
+    session._access.write(plans.always((PUT, encode_put(own, "last", b"1"))))
+    assert session.get(own) == 1
+    assert session.metadata() == session.export()["metadata"] == {"name": "Ada"}
+
+
+def test_nothing_is_told_of_records_of_integrations(tmp_path: Path) -> None:
+    remote = (tmp_path / "central").as_uri()
+    with (
+        localfirst.open(tmp_path / "a", remote=remote, worker="none") as a,
+        localfirst.open(tmp_path / "b", remote=remote, worker="none") as b,
+    ):
+        here, there = a.session("s"), b.session("s")
+        heard: list[Any] = []
+        for event in SessionEvent.METADATA_CHANGED, SessionEvent.CONFLICT_RESOLVED:
+            there.on(event, lambda *arguments: heard.append(arguments[0]))
+        for session, value in (here, b"1"), (there, b"2"):
+            session._access.write(plans.always((PUT, encode_put(f"{OWN}record", "last", value))))
+        here.set("name", "Ada")
+        for store in a, b, a:
+            store.flush(10)
+            store.refresh(10)
+        assert heard == ["name"]
+        assert here.conflicts() == there.conflicts() == []
+        assert here.get(f"{OWN}record") == there.get(f"{OWN}record") == 2
 
 
 async def test_clear_takes_items_and_leaves_metadata(session: Session) -> None:
