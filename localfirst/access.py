@@ -92,7 +92,9 @@ class Access:
         if self.claim is not None:
             plan, then = self.claim.on(plan, then)
         try:
-            wrote = local.write(self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish)
+            wrote = local.write(
+                self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish
+            )
         except Evicted:
             write = partial(local.write, self._key, self._session_id, plan, fresh=fresh, turn=turn)
             wrote = self._whole(partial(write, branch=branch, wish=self.wish))

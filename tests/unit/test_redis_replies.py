@@ -70,7 +70,15 @@ def test_what_makes_sense() -> None:
         (partial(replies.pulled, after=0), page(b"1000:" + DIGEST, b"100")),
         *(
             (partial(replies.pulled, after=0), changed(page(b"1000:" + DIGEST), place, value))
-            for place, value in ((7, None), (7, b""), (7, bytes(3)), (7, bytes(4)), (7, bytes(1 << 20)), (8, None), (8, b""))
+            for place, value in (
+                (7, None),
+                (7, b""),
+                (7, bytes(3)),
+                (7, bytes(4)),
+                (7, bytes(1 << 20)),
+                (8, None),
+                (8, b""),
+            )
         ),
     ],
 )
