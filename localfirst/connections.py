@@ -23,9 +23,9 @@ DATABASE: Final[str] = DBNAME
 
 _WAL_BYTES: Final = 4 << 20
 """What is left of the write-ahead log after it has grown."""
-# Pages (4 KiB) of the write-ahead log from which an agent's write moves it into the database, if no worker did before.
-# Rarely: it costs milliseconds. With fsync sooner: a file that is written over syncs faster than one that grows.
-_CHECKPOINT_PAGES: Final = {False: 8192, True: 1000}
+_CHECKPOINT_PAGES: Final = 1000
+"""Of 4 KiB in the write-ahead log, from which an agent's write moves it into the database, if no worker did before. All
+of them are within what is left: a file that is written over is faster, and syncs faster, than one that grows."""
 PLACE_SECONDS: Final = 0.1
 """How long a process may go on before it notices that its files were moved away: looking costs microseconds."""
 
@@ -136,7 +136,7 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA secure_delete = ON")  # What is deleted is overwritten, not only forgotten.
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES[self._fsync]}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         except sqlite3.Error:
             connection.close()
             raise

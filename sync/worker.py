@@ -43,8 +43,8 @@ CALM_INTERVAL: Final = 0.25
 CALM_AFTER: Final = 5.0
 LEAD_INTERVAL: Final = 0.1
 """Seconds between tries to become the leader."""
-CHECKPOINT_BYTES: Final = 4 << 20
-"""Size of the write-ahead log from which it is moved into the database."""
+MOVE_ROWS: Final = 100
+"""How many rows later the write-ahead log is moved into the database: before an agent's call has to do it."""
 POLL_SPREAD: Final = (1.0, 1.5)
 """Poll intervals between two polls, at random: so that a fleet does not poll together, and so that the polls of an idle
 worker, with a probe of the connection for hints each minute, are fewer than one round trip per interval of 5 s."""
@@ -91,7 +91,7 @@ class Worker:
         self._site = replace(site, tell=self._contact.hear)
         self._work = Work(directory, self._site, options.size_limit, self._contact, self._agenda, self._asides)
         self.status = self._contact.status
-        self._settled_row = 0
+        self._settled_row = self._moved_row = 0
         self._checked = False
         self._watching: asyncio.Task[None] | None = None
         self._expire_at = -math.inf
@@ -307,7 +307,9 @@ class Worker:
             self._settled_row = self._agenda.seen_row
 
     async def _move_log(self) -> None:
-        if self._log.rows.wal_bytes() > CHECKPOINT_BYTES:
+        last_row = await patiently(self._log.rows.last_row)
+        if last_row - self._moved_row > MOVE_ROWS:
+            self._moved_row = last_row
             await asyncio.to_thread(self._log.rows.checkpoint)
 
     async def _check(self) -> None:

@@ -294,7 +294,7 @@ async def test_the_write_ahead_log_is_moved_by_the_worker(
 ) -> None:
     """Also while nothing can be sent, which may be for weeks."""
     bench.central.error = error
-    monkeypatch.setattr(worker, "CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr(worker, "MOVE_ROWS", 0)
     moved = asyncio.Event()
     checkpoint, loop = bench.log.rows.checkpoint, asyncio.get_running_loop()
 
@@ -304,7 +304,7 @@ async def test_the_write_ahead_log_is_moved_by_the_worker(
 
     monkeypatch.setattr(bench.log.rows, "checkpoint", note)
     async with bench.running() as made:
-        bench.add("s", "x" * 200_000)
+        bench.add("s", "x")
         made.wake()
         await asyncio.wait_for(moved.wait(), 10)
 
