@@ -106,19 +106,18 @@ class Access:
     ) -> list[Change]:
         """As `write`, without blocking the event loop. `then` tells of it when it is on disk. Whoever is cancelled
         while it is written is so when that was done."""
-        local, branch = self._local, branch or await self.branch_soon()
+        local, standing = self._local, self.standing
+        branch = branch or (await self.branch_soon() if standing.unknown else standing.branch())
         turn = turn_of(local, self._key)
         if local.room is not None:
             local.room.check()
         if self.claim is not None:
             plan, then = self.claim.on(plan, then)
         try:
-            return await local.write_soon(
-                self._key, self._session_id, plan, fresh=fresh, turn=turn, branch=branch, wish=self.wish, then=then
-            )
+            return await local.write_soon(self._key, self._session_id, plan, fresh, turn, branch, self.wish, then)
         except Evicted:
-            write = partial(local.write_soon, self._key, self._session_id, plan, fresh=fresh, turn=turn)
-            return await self._whole_soon(partial(write, branch=branch, wish=self.wish, then=then))
+            write = partial(local.write_soon, self._key, self._session_id, plan, fresh, turn)
+            return await self._whole_soon(partial(write, branch, self.wish, then))
 
     def branch(self) -> OnBranch:
         """Tells, when something is read or written, where the object stands."""

@@ -73,7 +73,7 @@ class Awaiting(NamedTuple):
     """That value; JSON. None: there was none."""
 
 
-class _Pending(NamedTuple):
+class _Pending(msgspec.Struct, frozen=True):
     change: Change
     undo: Undo
     before: int
@@ -169,13 +169,14 @@ class Fold:
 
     def pend(self, change: Change) -> Effect:
         """Put a change of this replica on top."""
-        before = self.counter(change.origin)
+        before = self.counters.get(change.origin, 0)
         effect, undo = self._apply(change, PENDING, change.time)
         if self.awaiting is not None and effect.key is not None:
             seen = Awaiting(effect.key, effect.conflict is None, effect.before and effect.before.value)
             self.awaiting.setdefault((change.time, change.body), seen)  # It may be put on top again.
         self._pending.append(_Pending(change, undo, before))
-        self._simple = self._simple and change.kind == APPEND and self._only_on_main(change)
+        if self._simple:
+            self._simple = change.kind == APPEND and self._only_on_main(change)
         return effect
 
     def _only_on_main(self, change: Change) -> bool:
@@ -185,9 +186,10 @@ class Fold:
     def retract(self, count: int) -> None:
         """Take the last pending changes off again, which were not stored after all."""
         for _ in range(count):
-            change, undo, before = self._pending.pop()
-            undo()
-            self.counters[change.origin] = before
+            last = self._pending.pop()
+            change = last.change
+            last.undo()
+            self.counters[change.origin] = last.before
             if self.awaiting is not None:
                 self.awaiting.pop((change.time, change.body), None)
 
@@ -286,19 +288,17 @@ class Fold:
 
     def _undo_pending(self) -> None:
         while self._pending:
-            change, undo, before = self._pending.pop()
-            undo()
-            self.counters[change.origin] = before
+            last = self._pending.pop()
+            last.undo()
+            self.counters[last.change.origin] = last.before
         self._simple = True
 
     def _apply(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
-        effect, undo = self._apply_kind(change, seq, time)
+        done = self._append(change, seq, time) if change.kind == APPEND else self._apply_kind(change, seq, time)
         self.counters[change.origin] = change.counter
-        return effect, undo
+        return done
 
     def _apply_kind(self, change: Change, seq: int, time: int) -> tuple[Effect, Undo]:
-        if change.kind == APPEND:
-            return self._append(change, seq, time)
         if change.kind == REMOVE:
             removed, undo = self.branches.remove(change, self.counters)
             return Effect(change, removed=removed), undo

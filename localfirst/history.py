@@ -50,6 +50,17 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         return ItemId(self.origin, self.counter, self.place)
 
 
+class _Cut(msgspec.Struct, frozen=True, gc=False):
+    """Undoes an append. Each pending change keeps what undoes it: this is smaller than a function, and made sooner."""
+
+    items: list[Item]
+    start: int
+    end: int
+
+    def __call__(self) -> None:
+        del self.items[self.start : self.end]
+
+
 class Clear(msgspec.Struct):
     """Body of a clear."""
 
@@ -115,13 +126,13 @@ class History:
     def append(self, change: Change, seq: int, expires: int = 0) -> tuple[list[Item], Undo]:
         """Add the items of an append; returns those that became visible."""
         items = items_in(change, seq, expires)
-        if change.counter <= self.cleared.get(change.origin, 0):
+        if self.cleared and change.counter <= self.cleared.get(change.origin, 0):
             items = []
         if self.removed_early:
             items = [item for item in items if item.id not in self.removed_early]
         start = len(self.items)
         self.items += items
-        return items, partial(self.items.__delitem__, slice(start, start + len(items)))
+        return items, _Cut(self.items, start, start + len(items))
 
     def insert(self, place: int, items: list[Item]) -> Undo:
         """Put items before the one that is at a place, but for those that were taken away before they came."""

@@ -115,7 +115,8 @@ def check_depth(value: Any) -> None:
 
 
 def _surely_shallow(data: bytes) -> bool:
-    return data.count(b"{") + data.count(b"[") <= MAX_DEPTH
+    """Each level takes two bytes at least."""
+    return len(data) <= 2 * MAX_DEPTH or data.count(b"{") + data.count(b"[") <= MAX_DEPTH
 
 
 def _depth(value: Any) -> int:

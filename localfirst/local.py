@@ -182,7 +182,6 @@ class Local:
         key: SessionKey,
         session_id: str,
         plan: Plan,
-        *,
         fresh: bool = False,
         turn: Turn = no_turn,
         branch: OnBranch = on_main,
@@ -192,8 +191,16 @@ class Local:
         """As `write`; a busy directory is waited for off the event loop. `then` is called when it is on disk, also if
         the caller was cancelled meanwhile."""
         view = self.view(key, session_id)
-        run = self._writer.run_aside if view.is_costly() else self._writer.run
-        return await run(partial(self._write, key, session_id, plan, fresh, turn, branch, wish), then)
+        if self._writer.is_free and not view.is_costly():
+            try:
+                wrote = self._carry_out(view, key, session_id, plan, fresh, turn, branch, wish)
+            except StoreBusy:
+                pass
+            else:
+                then()
+                return wrote
+        write = partial(self._write, key, session_id, plan, fresh, turn, branch, wish)
+        return await self._writer.run_aside(write, then)
 
     def _write(
         self,
@@ -205,7 +212,19 @@ class Local:
         branch: OnBranch,
         wish: Wish | None,
     ) -> list[Change]:
-        view = self.view(key, session_id)
+        return self._carry_out(self.view(key, session_id), key, session_id, plan, fresh, turn, branch, wish)
+
+    def _carry_out(
+        self,
+        view: View,
+        key: SessionKey,
+        session_id: str,
+        plan: Plan,
+        fresh: bool,
+        turn: Turn,
+        branch: OnBranch,
+        wish: Wish | None,
+    ) -> list[Change]:
         wrote = view.write(plan, fresh=fresh, turn=turn, branch=branch, wish=wish)
         if view.expired:
             view.expired = False

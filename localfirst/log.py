@@ -33,6 +33,7 @@ from localfirst.holes import head_of_changes, lack_of, mark_holes, slots_above
 from localfirst.lifetime import Lifetime
 from localfirst.records import (
     ASIDE,
+    BEYOND,
     CHANGE,
     GARBAGE,
     HEAD,
@@ -107,7 +108,7 @@ class Log:
 
         `lifetime`: what they set for the session; None: nothing.
         """
-        upper = span(CHANGE + key)[1]
+        upper = CHANGE + key + BEYOND
         try:
             if len(changes) == 1 and lifetime is None:
                 self.rows.insert_last(slot_key(key, slot), changes[0], upper)

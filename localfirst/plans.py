@@ -12,7 +12,7 @@ from localfirst.change import CLEAR, DELETE, DROP, FORK, INCREMENT, MAIN_BRANCH,
 from localfirst.errors import ConfigurationError, InvalidItem
 from localfirst.fold import Fold
 from localfirst.history import Item, encode_clear, encode_removal
-from localfirst.limits import MAX_PLACES, check_item, check_key
+from localfirst.limits import MAX_ITEM_BYTES, MAX_PLACES, check_item, check_key
 from localfirst.metadata import OWN, RULES, Register, Rule, encode_delete, encode_increment, encode_put, is_number
 from localfirst.view import OnBranch, Plan, Step, on_main
 
@@ -164,7 +164,10 @@ def encode_items(items: Sequence[Any]) -> list[bytes]:
     encoded = []
     for place, item in enumerate(items):
         try:
-            encoded.append(check_item(jsonvalue.encode(item), f"item {place} of {len(items)}"))
+            data = jsonvalue.encode(item)
+            if len(data) > MAX_ITEM_BYTES:
+                check_item(data, f"item {place} of {len(items)}")
+            encoded.append(data)
         except InvalidItem as error:
             raise InvalidItem(f"item {place} of {len(items)}: {error}; nothing was stored") from None
     return encoded

@@ -28,6 +28,8 @@ HEAD, CHANGE, PAGE, PART, GARBAGE, ASIDE, VOID, TURN, HERE = b"h", b"c", b"p", b
 USED: Final = b"u"
 SETTLED: Final = b"s:settled"
 """The row up to which nothing is pending."""
+BEYOND: Final = b"\xff" * 9
+"""As the end of a key: behind every number."""
 
 
 def session_key(namespace: str, session_id: str) -> SessionKey:
@@ -264,7 +266,7 @@ def number(value: int) -> bytes:
 def span(prefix: bytes, after: int = -1, last: int | None = None) -> tuple[bytes, bytes]:
     """Bounds of the rows with a prefix and a number above `after` (default: any), and up to `last`, if given."""
     lower = prefix + (number(after + 1) if after >= 0 else b"")
-    return lower, prefix + (b"\xff" * 9 if last is None else number(last + 1))
+    return lower, prefix + (BEYOND if last is None else number(last + 1))
 
 
 def exactly(row_key: bytes) -> tuple[bytes, bytes]:

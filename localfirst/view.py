@@ -172,7 +172,7 @@ class View:
             while steps := plan(visible := self._seen(whole=fresh or branch is not on_main)):
                 if visible is not self.fold and self._restart():
                     continue
-                if self._exist():
+                if self._exists or self._exist():
                     steps, lifetime = self._live_on(steps, visible, wish)
                     changes = self._number(steps, turn(), branch, visible)
                     size = self._checked_size(changes)
@@ -185,7 +185,9 @@ class View:
 
     def _checked_size(self, changes: Sequence[Change]) -> int:
         """Bytes of a call, unless that is too many. The end of a turn is never too much."""
-        size = sum([len(change.body) for change in changes]) + CHANGE_ROOM * (len(changes) - 1)
+        size = CHANGE_ROOM * (len(changes) - 1)
+        for change in changes:
+            size += len(change.body)
         if changes[0].kind != END:
             check_call(size, self._in_turns.get(changes[0].turn, 0))
         return size
@@ -221,7 +223,10 @@ class View:
         self, steps: Sequence[Step], visible: Fold, wish: Wish | None
     ) -> tuple[Sequence[Step], Lifetime | None]:
         """With the steps that say how long the session lives; and that, if they do."""
-        standing, before = self.fold.lifetime, list[Step]()
+        standing = self.fold.lifetime
+        if visible is self.fold and wish == self._wished and TOUCH not in [kind for kind, _ in steps]:
+            return steps, None if standing == self._head.lifetime else standing
+        before = list[Step]()
         if visible is not self.fold:
             before.append((BEGIN, b"{}"))
             if standing != FOR_EVER:
@@ -236,12 +241,11 @@ class View:
 
     def _exist(self) -> bool:
         """Make the session known on this disk. False: somebody else did, under another head, which was read now."""
+        self._exists = self._log.create(self._key, self._head)
         if not self._exists:
-            self._exists = self._log.create(self._key, self._head)
-            if not self._exists:
-                self._checked.clear()
-                self.refresh()
-                return False
+            self._checked.clear()
+            self.refresh()
+            return False
         return True
 
     def _commit(self, changes: list[Change], lifetime: Lifetime | None = None) -> bool:
@@ -254,7 +258,8 @@ class View:
             if self._log.append(self._key, self._slot + 1, [self._codec.encode(each) for each in changes], lifetime):
                 self._slot += len(changes)
                 self._renewed = unpack_ms(changes[-1].time)
-                self.size += sum(len(change.body) + _ITEM_OVERHEAD for change in changes)
+                for change in changes:
+                    self.size += len(change.body) + _ITEM_OVERHEAD
                 return True
         except LocalFirstError:
             self.fold.retract(done)
@@ -302,12 +307,12 @@ class View:
         if on_branch is not on_main and any(kind in OF_A_BRANCH for kind, _ in steps):
             branch = on_branch(visible)
         base, now, origin, counter = self.fold.seq, self._clock.now, self._head.origin, self._head.counter(self._slot)
-        return [
-            Change(
-                origin, counter + place, now(), base, branch if kind in OF_A_BRANCH else MAIN_BRANCH, kind, body, turn
-            )
-            for place, (kind, body) in enumerate(steps, start=1)
-        ]
+        changes = []
+        for kind, body in steps:
+            counter += 1
+            where = branch if kind in OF_A_BRANCH else MAIN_BRANCH
+            changes.append(Change(origin, counter, now(), base, where, kind, body, turn))
+        return changes
 
     def _take(self, rest: Rest, head: Head, until: int | None) -> None:
         before, known = self._head, self._begin_again() if rest.whole else None

@@ -26,6 +26,11 @@ class Writer:
         self._lock = threading.Lock()
         self._queued = 0
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a call may be made at once, and comes after none that waits."""
+        return not self._queued
+
     async def run(self, call: Callable[[], T], then: Callable[[], None] = nothing) -> T:
         """Run a call that may raise `StoreBusy`, and `then` what tells of it, if it went well.
 
