@@ -26,6 +26,17 @@ _WAL_BYTES: Final = 4 << 20
 _CHECKPOINT_PAGES: Final = 1000
 """Of 4 KiB in the write-ahead log, from which an agent's write moves it into the database, if no worker did before. All
 of them are within what is left: a file that is written over is faster, and syncs faster, than one that grows."""
+_SETTINGS: Final = {
+    fsync: f"PRAGMA synchronous = {level};"
+    "PRAGMA cache_size = -8192;"
+    "PRAGMA temp_store = MEMORY;"  # Nothing goes into files beside the directory.
+    "PRAGMA trusted_schema = OFF;"
+    "PRAGMA secure_delete = ON;"  # What is deleted is overwritten, not only forgotten.
+    f"PRAGMA journal_size_limit = {_WAL_BYTES};"
+    f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES};"
+    for fsync, level in ((False, "NORMAL"), (True, "FULL"))
+}
+"""Of each connection, by whether each commit is synced."""
 PLACE_SECONDS: Final = 0.1
 """How long a process may go on before it notices that its files were moved away: looking costs microseconds."""
 
@@ -130,13 +141,7 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
     def _connect_sqlite(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
-            connection.execute("PRAGMA cache_size = -8192")
-            connection.execute("PRAGMA temp_store = MEMORY")  # Nothing goes into files beside the directory.
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA secure_delete = ON")  # What is deleted is overwritten, not only forgotten.
-            connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            connection.executescript(_SETTINGS[self._fsync])
         except sqlite3.Error:
             connection.close()
             raise
@@ -191,6 +196,14 @@ class Connections(diskcache.Cache):  # type: ignore[misc]
             for store in stores:
                 store._opening.release()
             cls.making.release()
+
+
+def file_bytes(file: str) -> int:
+    """Its size; 0 if there is none."""
+    try:
+        return os.stat(file).st_size  # noqa: PTH116 - a path costs more than the look
+    except FileNotFoundError:
+        return 0
 
 
 def _place_of(file: str) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from localfirst.connections import Connections
+from localfirst.connections import Connections, file_bytes
 from localfirst.private import open_private
 
 if sys.platform != "win32":
@@ -85,8 +85,7 @@ def made_file(directory: Path) -> Path:
 
 def evidence(database: Path) -> str:
     """What is wrong with a database, as far as that shows without opening it; empty: nothing."""
-    directory = database.parent
-    if made_file(directory).exists() and not (database.exists() and database.stat().st_size):
+    if not file_bytes(str(database)) and made_file(database.parent).exists():
         return "is empty" if database.exists() else "is gone"
     with Connections.making:
         return "" if Connections.is_used_here(database) else _log_damage(database)
@@ -101,8 +100,13 @@ class _Index(NamedTuple):
 
 def _log_damage(database: Path) -> str:
     """SQLite takes a write-ahead log up to the first frame that is damaged, and forgets the rest without a word."""
-    log = Path(f"{database}-wal")
-    index, alive = _read_index(Path(f"{database}-shm"))
+    log, index_file = f"{database}-wal", f"{database}-shm"
+    if not os.path.lexists(log) and not os.path.lexists(index_file):
+        return ""
+    return _log_lacks(Path(log), *_read_index(Path(index_file)))
+
+
+def _log_lacks(log: Path, index: _Index | None, alive: bool) -> str:
     if alive:
         return ""  # What is in the log was read by processes that go on.
     needed = index.frames if index is not None and index.frames > index.moved else 0

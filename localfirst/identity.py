@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import suppress
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -122,7 +123,11 @@ def _row(kind: bytes, namespace: str) -> bytes:
 def fingerprint(file: Path) -> str:
     """Tells a file on this machine from a copy of it, here or elsewhere. No secret, and no promise: the central log
     shows what this misses."""
-    machine = platform.node()
+    return blake2b(f"{_machine(_MACHINE_ID)}\0{file.stat().st_ino}".encode(), digest_size=8).hexdigest()
+
+
+@cache
+def _machine(file: Path) -> str:
     with suppress(OSError):
-        machine = _MACHINE_ID.read_text().strip() or machine
-    return blake2b(f"{machine}\0{file.stat().st_ino}".encode(), digest_size=8).hexdigest()
+        return file.read_text().strip() or platform.node()
+    return platform.node()

@@ -408,6 +408,11 @@ class Local:
         """The sessions that this process keeps in memory."""
         return self._views.loaded()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be written, nor to be moved out of the write-ahead log: closing takes no time."""
+        return self._writer.is_free and not self.log.rows.wal_bytes()
+
     def close(self) -> None:
         """Finish what is under way, and release the directory. Closing twice is fine."""
         self._closed = True

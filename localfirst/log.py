@@ -61,6 +61,8 @@ from localfirst.rows import RowExists, Rows
 
 _SCRUB: Final = b"s:scrub"
 _ROWS_AT_ONCE: Final = 64
+_ROW_BYTES: Final = 128
+"""What a row takes in the database, at least."""
 
 
 class Log:
@@ -156,6 +158,8 @@ class Log:
 
     def is_long(self, key: SessionKey, rows: int = 500) -> bool:
         """Whether a session has more than so many rows of one kind; cheap."""
+        if self.rows.size() + self.rows.wal_bytes() < _ROW_BYTES * rows:
+            return False
         return any(self.rows.has_more(*span(kind + key), rows) for kind in (CHANGE, PAGE))
 
     def heads(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from itertools import chain, takewhile
 from pathlib import Path
 
 from localfirst.errors import ConfigurationError
@@ -14,7 +15,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 def make_private(directory: Path) -> None:
     """Make a directory, and those above it that are missing, with mode 0700. One that is there is checked, see
     `check_private`. Raises `OSError`."""
-    missing = [each for each in (directory, *directory.parents) if not os.path.lexists(each)]
+    missing = list(takewhile(_is_missing, chain([directory], directory.parents)))
     for each in reversed(missing):
         try:
             each.mkdir(mode=0o700)
@@ -23,6 +24,10 @@ def make_private(directory: Path) -> None:
         else:
             each.chmod(0o700)
     check_private(directory)
+
+
+def _is_missing(directory: Path) -> bool:
+    return not os.path.lexists(directory)
 
 
 def check_private(directory: Path) -> None:

@@ -19,7 +19,7 @@ from zlib import crc32
 from diskcache.core import DBNAME, MODE_RAW
 from filelock import FileLock
 
-from localfirst.connections import Connections
+from localfirst.connections import Connections, file_bytes
 from localfirst.diskerrors import file_error, of_the_disk, of_this_call
 from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt
 from localfirst.schema import FORMAT, READABLE, check_free, checksum, create, finish, format_of, prepare_directory
@@ -67,6 +67,7 @@ class Rows:
     def __init__(self, directory: Path, *, fsync: bool = False, on_damage: Callable[[str], None] | None = None) -> None:
         self.directory = directory
         self.file: Path = directory / DBNAME
+        self._file = str(self.file)
         self.on_damage = on_damage
         """Called with what is wrong, wherever it is met; must be quick and not raise. None: nobody mends it."""
         prepare_directory(directory)
@@ -284,10 +285,7 @@ class Rows:
 
     def size(self) -> int:
         """Bytes of the database, without the write-ahead log."""
-        try:
-            return self.file.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return file_bytes(self._file)
 
     def stamped(self, lower: bytes, upper: bytes, limit: int = -1) -> list[tuple[bytes, bytes, float]]:
         """The rows with lower <= key < upper, in order, each with the Unix time when it was written."""
@@ -308,10 +306,7 @@ class Rows:
 
     def wal_bytes(self) -> int:
         """Size of the write-ahead log."""
-        try:
-            return (self.directory / f"{DBNAME}-wal").stat().st_size
-        except FileNotFoundError:
-            return 0
+        return file_bytes(f"{self._file}-wal")
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database as far as that disturbs nobody."""

@@ -79,8 +79,9 @@ def prepare_directory(directory: Path) -> None:
         # SQLite gives its other files the mode of this one, whatever the umask. One that is there already is never
         # opened here: closing it would let go of all locks that SQLite holds on it for other stores of this process,
         # and the next process that closes it would remove the write-ahead log under them.
-        with Connections.making, suppress(FileExistsError):
-            os.close(open_private(file, os.O_CREAT | os.O_EXCL | os.O_RDWR))
+        if not os.path.lexists(file):
+            with Connections.making, suppress(FileExistsError):
+                os.close(open_private(file, os.O_CREAT | os.O_EXCL | os.O_RDWR))
         keep_private(file)
         if not os.access(file, os.R_OK | os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))

@@ -458,7 +458,10 @@ class Store:
         if self._link is not None:
             await self._link.flush_gently_soon(timeout)
             await self._link.host.aclose()
-        await asyncio.to_thread(self._release)
+        if self._local.is_idle:
+            self._release()
+        else:
+            await asyncio.to_thread(self._release)
 
     def _flush_session(self, session_id: str, timeout: float = 5.0) -> None:
         """Send what is pending in a session if that can be done now; log it if not."""
