@@ -23,6 +23,7 @@ from localfirst.cli.lives import cleanup, delete
 from localfirst.cli.output import LOST, print_error
 from localfirst.cli.quarantine import quarantine
 from localfirst.cli.rotate import rotate
+from localfirst.cli.search import search
 from localfirst.cli.sessions import ls, show
 from localfirst.cli.status import status
 from localfirst.cli.sync import sync
@@ -89,6 +90,7 @@ app.command(epilog=EXIT_CODES)(status)
 app.command(epilog=EXIT_CODES)(sync)
 app.command(epilog=EXIT_CODES)(ls)
 app.command(epilog=EXIT_CODES)(show)
+app.command(epilog=EXIT_CODES)(search)
 app.command(epilog=EXIT_CODES)(verify)
 app.add_typer(quarantine)
 app.command(epilog=EXIT_CODES)(rotate)

@@ -60,6 +60,10 @@ Remote = Annotated[
 Namespace = Annotated[
     str, typer.Option("--namespace", metavar="NAME", help="Tenant or application that the sessions belong to.")
 ]
+Prefix = Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only sessions whose id begins with this.")]
+Owner = Annotated[
+    str | None, typer.Option("--owner", metavar="NAME", help="Only sessions of this owner.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Branch = Annotated[
     str | None,

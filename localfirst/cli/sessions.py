@@ -9,9 +9,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from localfirst import jsonvalue
 from localfirst.cli import stores
-from localfirst.cli.options import AsJson, Branch, Namespace, Remote, SessionId, StorePath
+from localfirst.cli.options import AsJson, Branch, Namespace, Owner, Prefix, Remote, SessionId, StorePath
 from localfirst.cli.output import ago, ahead, console, count, name, one_line, plain, print_json, size, state_text
+from localfirst.errors import MalformedChange
 from localfirst.metadata import Conflict
 from localfirst.status import Branch as BranchInfo
 from localfirst.status import SessionInfo
@@ -23,18 +25,27 @@ def ls(
     store: StorePath = None,
     remote: Remote = None,
     namespace: Namespace = "default",
-    prefix: Annotated[
-        str, typer.Option("--prefix", metavar="TEXT", help="Only sessions whose id begins with this.")
-    ] = "",
+    prefix: Prefix = "",
+    owner: Owner = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="KEY=VALUE",
+            help="Only sessions with this in their metadata; JSON, else a string. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the sessions of a store.
 
     Nothing is fetched or sent. With --remote, sessions that are not in the central store yet show as pending rather
-    than local.
+    than local. Of sessions that were evicted, or whose keys are not here, owner and metadata are not known.
     """
     with stores.to_read(store, namespace) as opened:
-        infos = [stores.with_state(info, remote=remote is not None) for info in opened.sessions(prefix)]
+        found = opened.sessions(prefix, owner=owner, where=dict(map(_condition, where or ())))
+        infos = [stores.with_state(info, remote=remote is not None) for info in found]
     if as_json:
         print_json(infos)
     elif infos:
@@ -73,9 +84,27 @@ def show(
         _print_items(items)
 
 
+def _condition(text: str) -> tuple[str, Any]:
+    """A key and its value.
+
+    >>> _condition("stars=5"), _condition("topic=travel"), _condition('topic="5"')
+    (('stars', 5), ('topic', 'travel'), ('topic', '5'))
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} has no =: write KEY=VALUE", param_hint="--where")
+    try:
+        return key, jsonvalue.decode(value.encode())
+    except (MalformedChange, UnicodeEncodeError):
+        return key, value
+
+
 def _table(infos: list[SessionInfo]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("session", overflow="fold")
+    owned = any(info.owner is not None for info in infos)
+    if owned:
+        table.add_column("owner", overflow="fold")
     for title in ("items", "size", "pending"):
         table.add_column(title, justify="right", no_wrap=True)
     expire = any(info.expires_at for info in infos)
@@ -84,6 +113,7 @@ def _table(infos: list[SessionInfo]) -> Table:
     for info in infos:
         table.add_row(
             Text(name(info.session_id)),
+            *([Text(name(info.owner or ""))] if owned else []),
             str(info.items),
             size(info.bytes),
             str(info.pending),

@@ -27,6 +27,7 @@ COMMANDS = (
     "sync",
     "ls",
     "show",
+    "search",
     "verify",
     "quarantine",
     "delete",
