@@ -249,6 +249,25 @@ def test_killed_at_any_moment(file: Path, tmp_path: Path) -> None:
         assert list(store.session("user-123")) == messages(6000)
 
 
+def test_two_at_once_import_everything_once(file: Path, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        asyncio.run(written(file, name, messages(2500)))
+    program = (
+        "import localfirst, sys\n"
+        "with localfirst.open(sys.argv[2]) as store:\n"
+        "    localfirst.migrate(sys.argv[1], store)\n"
+    )
+    arguments = [sys.executable, "-c", program, str(file), str(tmp_path / "store")]
+    with localfirst.open(tmp_path / "store") as store:
+        running = [subprocess.Popen(arguments) for _ in range(2)]
+        localfirst.migrate(file, store)
+        assert [process.wait(60) for process in running] == [0, 0]
+        report = localfirst.migrate(file, store)
+        assert (report.ok, report.verified) == (True, True)
+        for name in ("one", "two", "three"):
+            assert list(store.session(name)) == messages(2500)
+
+
 async def test_another_replica_imports_nothing_twice(file: Path, tmp_path: Path, central: str) -> None:
     await written(file, "user-123", messages(1200))
     with localfirst.open(tmp_path / "a", remote=central) as store:
