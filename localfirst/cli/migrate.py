@@ -21,7 +21,7 @@ from localfirst.cli.exits import Exit, NoSession
 from localfirst.cli.interrupts import interruptible
 from localfirst.cli.keys import key_ring
 from localfirst.cli.output import console, count, name, plain, print_error, print_json
-from localfirst.migration.inplace import in_place, kept
+from localfirst.migration.inplace import in_place, kept, making
 from localfirst.migration.report import MigratedSession, MigrateReport
 from localfirst.migration.run import Progress as Told
 from localfirst.migration.run import migrate
@@ -59,8 +59,13 @@ def import_in_place(namespace: str, source: str, wanted: Wanted, *, as_json: boo
             return migrate(found, store, progress=told, **_options(wanted))
 
         report = in_place(file, lambda path: _open(path, namespace), bring)
-    moved = f"{file} is a store now, and the file is {kept(file)}" if report.ok else f"{file} stays as it was"
-    _tell(report, as_json=as_json, then=moved)
+    if report.ok:
+        then = f"{file} is a store now, and the file is {kept(file)}"
+    elif file.exists():
+        then = f"{file} stays as it was; what could be imported is in {making(file)}"
+    else:
+        then = f"the file is {kept(file)}, of which not all could be imported: run this again, or rename it back"
+    _tell(report, as_json=as_json, then=then)
 
 
 def _options(wanted: Wanted) -> dict[str, Any]:

@@ -109,8 +109,7 @@ def import_session(
     """
     wanted = Wanted(session, dry_run, verify, append, key_prefix, sessions_table, messages_table)
     if in_place and not dry_run:
-        no_database = "://" in source or kind_of(source) == "localfirst-export"
-        if no_database or session is not None or append or not verify:
+        if "://" in source or session is not None or append or not verify:
             raise typer.BadParameter("takes all of an SQLite file", param_hint="--in-place")
         import_in_place(namespace, source, wanted, as_json=as_json)
     elif _is_export(source):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from localfirst.errors import ConfigurationError, SourceUnreadable, StoreBusy
+from localfirst.migration.detect import kind_of
+from localfirst.migration.readonly import open_read_only, reading
 from localfirst.migration.report import MigratedSession, MigrateReport
 from localfirst.store import Store
 
@@ -74,6 +76,11 @@ def _check(file: Path) -> None:
         raise ConfigurationError(
             f"{kept(file)} is there already, from an import before, and {file} has come back: move one of them away"
         )
+    if file.exists() and (kind := kind_of(file)) not in ("openai-agents", "openstackai"):
+        if kind == "sqlite":
+            with reading(str(file)):  # It may be damaged, which is for SQLite to tell.
+                open_read_only(file).close()
+        raise ConfigurationError(f"{file} is no SQLite file of the OpenAI Agents SDK or of openstackai")
     if not file.exists() and not kept(file).exists():
         raise ConfigurationError(f"there is no file {file}")
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from localfirst.errors import SourceUnreadable
 
+_UNOPENED: Final = ("unable to open", "attempt to write a readonly")
 _PATIENCE: Final = 30.0
 """Seconds to wait for an owner that keeps the file locked; in WAL mode, none does."""
 
@@ -22,9 +23,10 @@ def open_read_only(file: Path) -> sqlite3.Connection:
     connection.text_factory = _text
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         connection.close()
-        if file.with_name(f"{file.name}-wal").exists():
+        in_use = any(file.with_name(file.name + each).exists() for each in ("-wal", "-journal"))
+        if in_use or not str(error).startswith(_UNOPENED):
             raise
         # On a disk that can't be written, SQLite can't make what it wants beside a file in WAL mode. Nor can others.
         connection = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
@@ -50,8 +52,11 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        damaged = type(error) is sqlite3.DatabaseError
-        advice = "; what `sqlite3 FILE .recover` saves of it can be imported instead" if damaged else ""
+        advice = ""
+        if type(error) is sqlite3.DatabaseError:
+            advice = "; what `sqlite3 FILE .recover` saves of it can be imported instead"
+        elif str(error).startswith(_UNOPENED):
+            advice = "; if its owner was stopped while it wrote, start that once, so that it ends what it began"
         raise SourceUnreadable(f"{name} can't be read: {error}{advice}") from error
 
 

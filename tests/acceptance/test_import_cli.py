@@ -221,6 +221,14 @@ def test_nothing_moves_if_not_all_can_come(run: Invoke, file: Path) -> None:
     assert file.is_file()
 
 
+def test_only_files_of_sqlite_are_replaced(run: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("Hello")
+    assert "is no SQLite file" in run("import", tmp_path / "notes.txt", "--in-place").stderr
+    assert "there is no file" in run("import", tmp_path / "missing.db", "--in-place").stderr
+    assert run("import", "redis://host", "--in-place").exit_code == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("call", ["rename", "sync", "bring", "write"])
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
 def test_killed_at_any_step_it_is_finished_by_doing_it_again(file: Path, call: str, nth: int) -> None:

@@ -17,6 +17,7 @@ from agents.extensions.memory import RedisSession, SQLAlchemySession
 import localfirst
 from localfirst.errors import ConfigurationError, RemoteUnavailable
 from tests.conftest import OwnPostgres, OwnRedis
+from tests.faults.tls import Authority, postgres_with_tls, redis_with_tls
 
 
 @pytest.fixture
@@ -103,6 +104,17 @@ async def test_redis_that_refuses(own_redis: OwnRedis, store: localfirst.Store) 
         localfirst.migrate(server.url, store)
 
 
+def test_redis_by_tls(store: localfirst.Store, tmp_path: Path) -> None:
+    ours = Authority("ours")
+    (tmp_path / "ca.crt").write_bytes(ours.certificate)
+    with redis_with_tls(ours.issue("localhost")) as port:
+        url = f"rediss://localhost:{port}/0?ssl_ca_certs={tmp_path / 'ca.crt'}"
+        asyncio.run(in_redis(url, "agents:session", "user-123", messages(2)))
+        assert localfirst.migrate(url, store).imported == 2
+        with pytest.raises(ConfigurationError):
+            localfirst.migrate(f"rediss://localhost:{port}/0", store)
+
+
 # Postgres.
 
 
@@ -171,3 +183,27 @@ async def test_postgres_that_refuses(own_postgres: OwnPostgres, store: localfirs
     server.close()
     with pytest.raises(RemoteUnavailable):
         localfirst.migrate(server.url, store)
+
+
+def test_postgres_by_tls(store: localfirst.Store, tmp_path: Path) -> None:
+    ours = Authority("ours")
+    (tmp_path / "ca.crt").write_bytes(ours.certificate)
+
+    async def fill(url: str) -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(
+            "CREATE TABLE agent_sessions (session_id varchar PRIMARY KEY, created_at timestamp, updated_at timestamp);"
+            "CREATE TABLE agent_messages (id serial, session_id varchar, message_data text, created_at timestamp);"
+            "INSERT INTO agent_messages (session_id, message_data, created_at) VALUES ('user-123', '1', now());"
+        )
+        await connection.close()
+
+    with postgres_with_tls(ours.issue("localhost")) as port:
+        where = f"localhost:{port}/postgres"
+        trusted = f"sslrootcert={tmp_path / 'ca.crt'}"
+        asyncio.run(fill(f"postgresql://postgres@{where}?sslmode=verify-full&{trusted}"))
+        assert (
+            localfirst.migrate(f"postgresql+asyncpg://postgres@{where}?ssl=verify-full&{trusted}", store).imported == 1
+        )
+        with pytest.raises(ConfigurationError):
+            localfirst.migrate(f"postgresql://postgres@{where}?sslmode=verify-full", store)
