@@ -31,6 +31,8 @@ USAGE: Final = "usage"
 _BATCH_ITEMS: Final = 500
 _BATCH_BYTES: Final = 1 << 20
 _NOTES: Final = 100
+_PATIENCE: Final = 30.0
+"""Seconds to wait for a session that the central store may have: another replica may have imported it."""
 
 
 class Problem(LocalFirstError):
@@ -192,7 +194,7 @@ class Import:
     # Reaching the session.
 
     def _session(self, branch: str) -> Session:
-        return self._store.session(self._conversation.session_id, branch=branch)
+        return self._store.session(self._conversation.session_id, branch=branch, hydrate_timeout=_PATIENCE)
 
     def _place(self, branch: str) -> str:
         return place_of(self._source, self._conversation, branch)

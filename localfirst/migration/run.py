@@ -48,7 +48,8 @@ def migrate(
 
     Can be run again: after it was cut off, after the source has grown, on another replica that has synced. Only what is
     not here yet is written, for what was imported is noted in the session's metadata, key `"localfirst.imported"`, in
-    one commit with the items. A source whose first rows have changed since is left alone, and reported.
+    one commit with the items. (With `worker="none"`, `store.refresh()` first: it tells what others imported.)
+    A session whose first rows have changed since is left alone, and reported.
 
     Items are kept as they are, sealed ones too. Rows that hold no JSON are left out and reported. Metadata is set where
     nothing is set: `"created_at"` (ISO 8601); of openstackai, the session's own, `"user_id"`, `"agent_id"`, `"state"`,

@@ -19,7 +19,7 @@ from agents import SQLiteSession
 from agents.extensions.memory import AdvancedSQLiteSession, AsyncSQLiteSession, EncryptedSession, SQLAlchemySession
 
 import localfirst
-from localfirst.errors import ConfigurationError
+from localfirst.errors import ConfigurationError, SourceUnreadable
 from localfirst.migration.marks import KEY
 from tests.polling import eventually
 
@@ -416,6 +416,23 @@ def test_a_damaged_file_is_told_and_what_can_be_read_is_here(file: Path, store: 
     assert "can't be read" in str(report.problems[0].problem)
     here = list(store.session("user-123"))
     assert here == messages(len(here))
+
+
+def test_a_file_whose_owner_was_stopped_while_it_wrote(file: Path, store: localfirst.Store) -> None:
+    asyncio.run(written(file, "user-123", messages(2000)))
+    program = (
+        "import os, sqlite3, sys\n"
+        "opened = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "opened.execute('PRAGMA journal_mode=DELETE'); opened.execute('PRAGMA cache_size=1')\n"
+        "opened.execute('BEGIN'); opened.execute(\"UPDATE agent_messages SET message_data = '1'\")\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(file)], check=False)
+    with pytest.raises(SourceUnreadable, match="start that once"):
+        localfirst.migrate(file, store)
+    asyncio.run(written(file, "user-123", messages(1, first=2000)))  # As its owner does.
+    assert localfirst.migrate(file, store).verified
+    assert list(store.session("user-123")) == messages(2001)
 
 
 def test_an_id_that_can_be_none_is_told(file: Path, store: localfirst.Store) -> None:
