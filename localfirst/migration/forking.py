@@ -25,9 +25,21 @@ class Beginning(NamedTuple):
     """The rows that are taken over with it."""
 
 
-def beginning(fold: Fold, rows: Iterable[Row]) -> Beginning:
-    """The longest that a branch here has in common with some rows; main's, if several have the same."""
-    lines = fold.branches.shown()
+Lines = list[tuple[str, list[bytes]]]
+"""Branches, by name, with their items: main first, then the oldest."""
+
+
+def lines_in(fold: Fold) -> Lines:
+    """Those that are here."""
+    return [(line.name, [item.data for item in line.history.items]) for line in fold.branches.shown()]
+
+
+def beginning(lines: Lines, rows: Iterable[Row]) -> Beginning:
+    """The longest that a branch here has in common with some rows; main's, if several have the same.
+
+    >>> beginning([("main", [b"1", b"2"]), ("draft", [b"1", b"3"])], [Row("a", b"1"), Row("b", b"3")]).parent
+    'draft'
+    """
     chain, taken = Chain(), list[bytes]()
     mark = chain.mark()
     for row in rows:
@@ -37,12 +49,12 @@ def beginning(fold: Fold, rows: Iterable[Row]) -> Beginning:
         except Damaged:
             continue
         place = len(taken)
-        held = [line for line in lines if place < len(line.history.items) and line.history.items[place].data == item]
+        held = [(name, items) for name, items in lines if items[place : place + 1] == [item]]
         if not held:
             break
         lines, mark = held, chain.mark()
         taken.append(item)
-    return Beginning(lines[0].name, taken, mark)
+    return Beginning(lines[0][0], taken, mark)
 
 
 class Take:

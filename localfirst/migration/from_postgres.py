@@ -117,10 +117,14 @@ def address_of(url: Url) -> Address:
     >>> address_of(Url("postgresql+psycopg2://me:secret@db/app?ssl=require"))
     <Address postgresql://db/app>
     """
-    plain = _SCHEME.sub("postgresql://", url)
-    before, mark, query = plain.partition("?")
-    options = [(_SQLALCHEMYS.get(name, name), value) for name, value in parse_qsl(query, keep_blank_values=True)]
-    return parse_address(before + mark + urlencode([option for option in options if option[0]]))
+    before, mark, query = map(Url, _SCHEME.sub("postgresql://", url).partition("?"))  # Which no traceback shows.
+    return parse_address(Url(before + mark + urlencode(list(_options(query)))))
+
+
+def _options(query: str) -> Iterator[tuple[str, str]]:
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if known := _SQLALCHEMYS.get(name, name):
+            yield known, value
 
 
 async def _connect(address: Address) -> Any:

@@ -14,7 +14,7 @@ from localfirst.errors import ConfigurationError, InvalidItem, ItemTooLarge, Loc
 from localfirst.events import SessionEvent
 from localfirst.fold import Fold
 from localfirst.metadata import encode_put
-from localfirst.migration.forking import Take, beginning
+from localfirst.migration.forking import Take, beginning, lines_in
 from localfirst.migration.marks import Advance, Chain, Mark, mark_in, place_of
 from localfirst.migration.report import MigratedSession
 from localfirst.migration.source import Conversation, Damaged, Row, Source, item_of
@@ -114,8 +114,7 @@ class Import:
 
     def _fork(self, branch: str, place: str) -> Mark:
         while True:
-            look = partial(beginning, rows=self._conversation.rows(branch))
-            begins = self._look(self._session(MAIN_BRANCH), look)
+            begins = beginning(self._look(self._session(MAIN_BRANCH), lines_in), self._conversation.rows(branch))
             parent, take = self._session(begins.parent), Take(branch, place, begins)
             with parent.turn():
                 parent._access.write(take, fresh=True)

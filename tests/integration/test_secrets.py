@@ -105,11 +105,22 @@ def commands(url: str, tmp_path: Path, **options: Any) -> list[str]:
     return told
 
 
+def imports(url: str, tmp_path: Path) -> None:
+    """What is told of an address that nothing can be imported from."""
+    with localfirst.open(tmp_path / "imported", remote="") as store:
+        failing(lambda: localfirst.migrate(url, store))
+        failing(lambda: asyncio.run(localfirst.amigrate(url, store)))
+    found = CliRunner().invoke(app, ["import", url, "--store", str(tmp_path / "imported")])
+    assert found.exit_code in (1, 2)
+    check(found.output, found.stderr, *everything(found.exception))
+
+
 def test_a_wrong_password(server: Server, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     url = server.url.replace(":right@", f":{CANARY}@")
     assert CANARY in url
     check(*run(url, tmp_path))
     check(*commands(url, tmp_path))
+    imports(url, tmp_path)
     check(log.text)
 
 
@@ -128,6 +139,7 @@ def test_a_wrong_password(server: Server, tmp_path: Path, log: pytest.LogCapture
 )
 def test_a_server_that_cannot_be_reached(url: str, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     check(*run(url, tmp_path), describe(url))
+    imports(url, tmp_path)
     check(log.text)
 
 
@@ -167,6 +179,8 @@ def test_an_address_that_can_not_be_one(url: str, tmp_path: Path, log: pytest.Lo
     with localfirst.open(tmp_path / "store", remote=""):
         pass
     check(*commands(url, tmp_path))
+    if "://" in url:  # Else it is a path.
+        imports(url, tmp_path)
     check(log.text)
 
 
