@@ -107,6 +107,11 @@ class Weather:
             self._proxy.heal()
             self._pass(0.5)
 
+    def slow_down(self) -> None:
+        """Until healed, an answer takes so long that much happens meanwhile."""
+        self._proxy.delay(0.2, jitter=0.1)
+        self._pass(2.0)
+
     def _pass(self, longest: float) -> None:
         """How long a fault lasts is part of the chance, not something waited for."""
         time.sleep(self._chance.uniform(0.0, longest))
@@ -154,8 +159,11 @@ def test_replicas_converge_whatever_fails(server: ServerProcess, keeps: bool, tm
             )
             for name in NAMES
         ]
-        Weather(proxy, server, chance).rage(SECONDS)
+        weather = Weather(proxy, server, chance)
+        weather.rage(SECONDS)
+        weather.slow_down()  # What they forget now, no later write reminds them of.
         ledgers = {each.name: each.ledger() for each in replicas}
+        proxy.heal()
         converge(replicas)
         if keeps:
             eventually(lambda: any(each.evicted() for each in replicas))
