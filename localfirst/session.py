@@ -143,8 +143,12 @@ class Session:
         >>> asyncio.run(session.pop_item()), len(session)
         ('b', 1)
         """
+        return await self._pop(plans.is_item)
+
+    async def _pop(self, fits: Callable[[Any], bool]) -> Any | None:
+        """The last item that fits. What `fits` raises leaves everything as it is."""
         await self._access.hydrate_soon()
-        popped = plans.Pop(plans.is_item, await self._access.branch_soon())
+        popped = plans.Pop(fits, await self._access.branch_soon())
         await self._access.write_soon(popped, fresh=True, then=partial(self._emit_popped, popped))
         return popped.item
 

@@ -75,7 +75,7 @@ class Face(Session):
     ) -> None:
         if not isinstance(self._store, _Closed):
             super().__exit__(kind, error, trace)
-            self.close()
+            Face.close(self)  # In some it is a coroutine.
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

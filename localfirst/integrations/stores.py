@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
 from platformdirs import user_data_path
 
@@ -23,6 +25,8 @@ from localfirst.secret import Url, shown
 from localfirst.store import Store
 
 _Place = tuple[Path, str, str]
+_PLACES: Final = ("host", "port", "db", "dbname", "database")
+"""Options of an address that say which store it is."""
 
 
 @dataclass
@@ -103,7 +107,12 @@ def home_of(remote: str) -> Path:
     """The directory for sessions of which nothing is said but the central store: one for each, so that nothing of one
     is sent to another. In `$LOCALFIRST_HOME`, else among the platform's user data."""
     home = Path(os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst"))
-    return home / re.sub("[^A-Za-z0-9.]+", "-", shown(remote)).strip("-.")
+    options = parse_qsl(remote.partition("?")[2])
+    place = "/".join([shown(remote), *(value for name, value in options if name in _PLACES)])
+    name = re.sub("[^A-Za-z0-9.]+", "-", place).strip("-.")
+    if re.search("[^A-Za-z0-9.:/]", place):  # Others may have this name, too.
+        name += f"-{blake2b(place.encode(), digest_size=4).hexdigest()}"
+    return home / name
 
 
 def _close_all() -> None:

@@ -97,6 +97,18 @@ def test_each_central_store_has_a_directory(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("LOCALFIRST_HOME", str(tmp_path))
     assert stores.home_of("redis://:secret@cache:6379/1?ssl=x") == tmp_path / "redis-cache-6379-1"
     assert stores.home_of("postgresql://me:secret@db/app") == tmp_path / "postgresql-db-app"
+    others = [
+        "unix:///run/redis?password=secret",
+        "unix:///run/redis?db=1",
+        "unix:///run/redis?db=2",
+        "postgresql://db-a/b",
+        "postgresql://db/a-b",
+        "postgresql:///b?host=db/a",
+        "postgresql:///b?host=db,a",
+    ]
+    homes = [stores.home_of(remote) for remote in others]
+    assert len(set(homes)) == len(others)
+    assert all(home.parent == tmp_path and "secret" not in home.name for home in homes)
 
 
 def test_what_a_program_never_closed_is_sent_when_it_ends(tmp_path: Path) -> None:
