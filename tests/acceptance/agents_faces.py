@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import pytest_asyncio
 import redis.asyncio
 from agents import OpenAIResponsesCompactionSession
 from agents.extensions.memory import EncryptedSession as SdkEncryptedSession
@@ -23,6 +24,7 @@ from localfirst.integrations.openai_agents import (
     SQLAlchemySession,
     SQLiteSession,
 )
+from localfirst.testing.servers import Server, fresh_database
 
 KEY: Final = "nfF2-wNQnV3i8LpZrXeJ5s7uYbGhKdCa"
 Make = Callable[..., Any]
@@ -34,33 +36,35 @@ WRAPPED: Final = ("sdk_encrypted", "compacting")
 
 
 @contextmanager
-def making(request: pytest.FixtureRequest, folder: Path) -> Iterator[Make]:
-    """Makes what the parameter of a fixture names; closed after the test."""
-    try:
-        yield maker(request.param, request, folder)
-    finally:
-        stores._close_all()
+def making(face: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Make]:
+    """Makes sessions of a class in a folder and, where it has one, on a server; closed at the end."""
+    with ExitStack() as stack:
+        stack.callback(stores._close_all)
+        yield _maker(face, request, folder, stack)
 
 
-def maker(face: str, request: pytest.FixtureRequest, folder: Path) -> Make:
-    """Makes sessions of a class in a folder, with a new namespace of the servers that all tests share."""
-    directory, mark = folder / "conversations.db", f"test{uuid.uuid4().hex}"
+def apart(make: Make) -> Make:
+    """With ids that nobody else has."""
+    mark = uuid.uuid4().hex
+    return lambda session_id, **options: make(f"{session_id}-{mark}", **options)
+
+
+def _maker(face: str, request: pytest.FixtureRequest, folder: Path, stack: ExitStack) -> Make:
+    directory = folder / "conversations.db"
 
     def sqlite(session_id: str, **options: Any) -> SQLiteSession:
         return SQLiteSession(session_id, directory, **options)
 
     def core() -> Make:
-        store = localfirst.open(folder / "core")
-        request.addfinalizer(store.close)
-        return store.session
+        return stack.enter_context(localfirst.open(folder / "core")).session
 
     def on_redis() -> Make:
-        client = redis.asyncio.from_url(request.getfixturevalue("redis_url"), decode_responses=True)
-        given: Any = {"redis_client": client, "key_prefix": mark, "path": folder / "redis"}
+        client = redis.asyncio.from_url(request.getfixturevalue("redis_server").url, decode_responses=True)
+        given: Any = {"redis_client": client, "key_prefix": f"test-{uuid.uuid4()}", "path": folder / "redis"}
         return lambda session_id, **options: RedisSession(session_id, **given, **options)
 
     def on_postgres() -> Make:
-        url = request.getfixturevalue("postgres_url").replace("postgresql:", "postgresql+asyncpg:")
+        url = request.getfixturevalue("postgres_of_module").replace("postgresql:", "postgresql+asyncpg:")
         given: Any = {"engine": create_async_engine(url), "create_tables": True, "path": folder / "sql"}
         return lambda session_id, **options: SQLAlchemySession(session_id, **given, **options)
 
@@ -91,3 +95,10 @@ def below(session: Any) -> localfirst.Session:
 def kinds(items: list[Any]) -> list[str]:
     """The type of each item, or its role."""
     return [item.get("type") or item["role"] for item in items]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def postgres_of_module(postgres_server: Server) -> AsyncIterator[str]:
+    """A new database in the shared Postgres, dropped after the tests of a module."""
+    async with fresh_database(postgres_server.url) as url:
+        yield url

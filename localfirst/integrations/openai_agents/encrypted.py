@@ -10,7 +10,7 @@ from agents.memory.session import Session as AnySession
 from agents.memory.session import _call_session_method, _get_session_wrapper
 from cryptography.fernet import InvalidToken
 
-from localfirst import jsonvalue
+from localfirst import jsonvalue, windows
 from localfirst.errors import DecryptionError, MalformedChange, of_session
 from localfirst.session import Session
 
@@ -53,6 +53,16 @@ class EncryptedSession(SdkEncryptedSession):
         options: Any = {} if max_scan_items is None else {"max_scan_items": max_scan_items}  # Older SDKs lack it.
         super().__init__(named, below, encryption_key, ttl, **options)  # type: ignore[arg-type]
 
+    async def get_items(self, limit: int | None = None, *, wrapper: Any = None) -> list[Any]:
+        """The items that can be opened and have not expired, oldest first. `limit`: only the last so many; that of the
+        settings cuts between turns if the session below does."""
+        below: Any = self.underlying_session
+        own = below._default_limit() if isinstance(below, Session) and below.session_settings is not None else None
+        if own is None or own < 0 or limit not in (None, own) or not below.whole_turns:
+            return await super().get_items(limit, wrapper=wrapper)
+        items = await super().get_items(-1, wrapper=wrapper)  # Turns can't be told before they are opened.
+        return windows.whole_turns([jsonvalue.encode(item) for item in items], own)
+
     async def pop_item(self, *, wrapper: Any = None) -> Any | None:
         """Remove the last item that can be opened and return it; None if there is none.
 
@@ -63,10 +73,10 @@ class EncryptedSession(SdkEncryptedSession):
         if isinstance(below, Session) and type(below).pop_item is Session.pop_item:
             return self._unwrap(await below._pop(self._opens))
         if type(below).pop_item is SdkSQLiteSession.pop_item and hasattr(below, "_pop_item_with_validation"):
-            try:
-                return await super().pop_item(wrapper=wrapper)
-            except InvalidToken:
-                raise self._sealed() from None
+            popped = await below._pop_item_with_validation(self._opens)
+            while popped is not None and not self._opens(popped):
+                popped = await below._pop_item_with_validation(self._opens)
+            return self._unwrap(popped)
         return await self._pop_from(below, _get_session_wrapper(below, wrapper))
 
     async def _pop_from(self, below: AnySession, wrapper: Any) -> Any | None:
