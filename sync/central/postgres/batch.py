@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -36,7 +36,8 @@ def row(data: bytes, origin: str, counter: int) -> Row:
         change = decode_change(data)
     except MalformedChange:
         return Row(None, None, None, None, None, data)
-    if (change.origin, change.counter) == (origin, counter) and _fits(change) and encode_change(change) == data:
+    fits = "\0" not in change.branch and "\0" not in change.kind
+    if fits and (change.origin, change.counter) == (origin, counter) and encode_change(change) == data:
         return Row(change.time, change.base, change.turn, change.branch, change.kind, change.body)
     return Row(None, None, None, None, None, data)
 
@@ -45,14 +46,6 @@ def data(columns: Sequence[Any]) -> bytes:
     """The wire bytes of a change; the columns are those of `Change`, in its order."""
     change = Change(*columns)
     return change.body if columns[_KIND] is None else encode_change(change)
-
-
-def _fits(change: Change) -> bool:
-    return (
-        max(change.time, change.base, change.turn) <= MAX_BIGINT
-        and "\0" not in change.branch
-        and "\0" not in change.kind
-    )
 
 
 def check_names(session_id: str, *names: str) -> None:
@@ -105,8 +98,9 @@ def _waves(runs: Sequence[Run]) -> list[list[int]]:
     return waves
 
 
-def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
-    """The arguments of localfirst.push, from `p_sessions` on."""
+def columns(runs: Sequence[Run]) -> tuple[list[Any] | str, ...]:
+    """The arguments of localfirst.push, from `p_sessions` on. Those with an element for each change go as the text of
+    an array, but for the bodies: the driver would take several times longer for each element."""
     lengths = [len(run.changes) for run in runs]
     rows = [row(change, run.origin, counter) for run in runs for counter, change in enumerate(run.changes, run.first)]
     hashes = [pair for run in runs for pair in split_hashes(run.hashes)]
@@ -118,13 +112,36 @@ def columns(runs: Sequence[Run]) -> tuple[list[Any], ...]:
         list(accumulate(lengths[:-1], initial=1)),
         [run.first for run in runs],
         [run.first + length - 1 for run, length in zip(runs, lengths, strict=True)],
-        [each.time for each in rows],
-        [each.base for each in rows],
-        [each.turn for each in rows],
-        [each.branch for each in rows],
-        [each.kind for each in rows],
+        _numbers(each.time for each in rows),
+        _numbers(each.base for each in rows),
+        _numbers(each.turn for each in rows),
+        _texts(each.branch for each in rows),
+        _texts(each.kind for each in rows),
         [each.body for each in rows],
-        [hash0 for hash0, _ in hashes],
-        [hash1 for _, hash1 in hashes],
+        _numbers(hash0 for hash0, _ in hashes),
+        _numbers(hash1 for _, hash1 in hashes),
         [run.ttl for run in runs],
     )
+
+
+def _numbers(numbers: Iterable[int | None]) -> str:
+    """An array as Postgres reads it.
+
+    >>> _numbers([1, None])
+    '{1,NULL}'
+    """
+    return f"{{{','.join(['NULL' if number is None else str(number) for number in numbers])}}}"
+
+
+def _texts(texts: Iterable[str | None]) -> str:
+    r"""An array as Postgres reads it.
+
+    >>> print(_texts(["main", None, 'a "b" \\ c']))
+    {"main",NULL,"a \"b\" \\ c"}
+    """
+    return f"{{{','.join(['NULL' if text is None else _quoted(text) for text in texts])}}}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

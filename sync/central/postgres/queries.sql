@@ -33,7 +33,10 @@ on conflict (single) do update set format = excluded.format, schema_step = exclu
 -- name: push
 -- Admit runs, at most one per session.
 select run, status, generation, acked, admitted, head, digest, admitted_at, expires_at, ended
-from localfirst.push($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
+from localfirst.push(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9::text::bigint[], $10::text::bigint[], $11::text::bigint[], $12::text::text[],
+    $13::text::text[], $14, $15::text::bigint[], $16::text::bigint[], $17, $18
+);
 
 -- name: notify
 -- Tell watchers which sessions moved; one payload each.
