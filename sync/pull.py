@@ -79,8 +79,9 @@ class Puller:
         if stretch.first not in (None, head.acked + 1):
             await self._settler.resync(key, head, result, UNKNOWN_OURS)
             return
+        digest = digest_after(head.digest, pulled.entries[: stretch.count])
         if stretch.poison is None and head.seq + stretch.count == remote.seq:
-            if digest_after(head.digest, pulled.entries) != remote.digest:
+            if digest != remote.digest:
                 await self._settler.resync(key, head, result, "the central log is not the one that was followed")
                 return
         elif stretch.poison is None and stretch.whole < stretch.count:
@@ -89,15 +90,18 @@ class Puller:
                 if room >= _MOST_ROOM:
                     raise RemoteRejected(f"the central log has a turn of more than {room:,} bytes after {head.seq}")
                 self._room[key] = min(room * 4, _MOST_ROOM)
-        await self._take(key, head, pulled, stretch, result)
+            digest = digest_after(head.digest, pulled.entries[: stretch.count])
+        await self._take(key, head, pulled, stretch, digest, result)
 
-    async def _take(self, key: SessionKey, head: Head, pulled: Pulled, stretch: Stretch, result: Round) -> None:
+    async def _take(
+        self, key: SessionKey, head: Head, pulled: Pulled, stretch: Stretch, digest: int, result: Round
+    ) -> None:
         assert pulled.head is not None
         after = msgspec.structs.replace(
             head,
             generation=pulled.head.generation,
             seq=head.seq + stretch.count,
-            digest=digest_after(head.digest, pulled.entries[: stretch.count]),
+            digest=digest,
             acked=max(head.acked, stretch.acked),
             spent=head.spent + stretch.spent,
             lifetime=stretch.lifetime,

@@ -227,6 +227,9 @@ class _Reader:
 
     def _place(self, entry: LogEntry, change: Change, rows: dict[int, bytes]) -> None:
         stretch, head = self.stretch, self._head
+        if change.origin != head.origin:
+            stretch.page.foreign.append(Foreign(entry.seq, entry.admitted_at, entry.data))
+            return
         slot = head.slot(change.counter)
         own = _is_own(head, change)
         if own and stretch.first is None:

@@ -151,11 +151,12 @@ def _check_head(head: Head | None) -> None:
 def _checked_page(page: Pulled, max_bytes: int) -> Pulled:
     page = _shaped(tuple(page), Pulled)  # Of what is a `Pulled` already, only the name would be looked at.
     _check_head(page.head)
-    _check(page.expires_at, *(number for entry in page.entries for number in entry[:2]), ended=page.ended)
-    if not all(isinstance(entry.data, bytes) for entry in page.entries):
+    places, times, changes = zip(*page.entries, strict=True) if page.entries else ((0,), (0,), ())
+    _check(page.expires_at, min(places), max(places), min(times), max(times), ended=page.ended)
+    if not {*map(type, changes)} <= {bytes}:
         raise RemoteRejected("the central store sends changes that are no bytes")
     most = max(0, max_bytes) + MAX_CHANGE_BYTES
-    size = sum(len(entry.data) for entry in page.entries)
+    size = sum(map(len, changes))
     if size > most or len(page.entries) > max(1, max_bytes):  # A change has some bytes.
         raise RemoteRejected(
             f"the central store sends {len(page.entries):,} changes of {size:,} bytes where {max_bytes:,} bytes were"
