@@ -66,7 +66,9 @@ async def is_over(site: Site, key: SessionKey, head: Head) -> bool:
 
 async def send_deletions(site: Site, keys: Sequence[SessionKey]) -> None:
     """Delete in the central store what was deleted here, of some sessions."""
-    await _name_lives(site, await _to_delete(site, keys))
+    if not (known := await _to_delete(site, keys)):
+        return
+    await _name_lives(site, known)
     heads = [(key, head) for key, head in await _to_delete(site, keys) if head.ending != ANY_LIFE]
     if not heads:
         return

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -23,12 +24,16 @@ from sync.round import Refusal, Round
 from sync.settle import UNKNOWN_OURS, Settler
 from sync.site import Site
 from sync.stretch import MOST_MS, has_all, seen_after, spent_by
+from sync.tasks import overlap
 
 _HOPELESS: Final = 5
 """How often in a row a gap is found in a log that was read anew."""
 
 _RENAMES: Final = 10
 """How often another process may rename what is pending while it is read."""
+
+_QUICK_SECONDS: Final = 1.0
+"""In which a batch gets through where there is room for more: all of them together stay far below any timeout."""
 
 
 class _Batch(NamedTuple):
@@ -49,21 +54,50 @@ class Pusher:
         self._site = site
         self._settler = settler
         self._gaps: dict[SessionKey, int] = {}
+        self._quick = False
 
-    async def push(self, keys: Sequence[SessionKey], result: Round) -> list[SessionKey]:
+    async def push(self, keys: AsyncGenerator[SessionKey, None], result: Round) -> list[SessionKey]:
         """Push what is pending in some sessions. Returns those that only a pull can settle."""
+        behind: list[SessionKey] = []
+        await overlap(self._steps(keys, result, behind), self._most)
+        return behind
+
+    def _most(self) -> int:
+        """A slow line has no room for more than one batch, if that is to be there in time."""
+        return self._site.limits.in_flight if self._quick else 1
+
+    async def _steps(
+        self, keys: AsyncGenerator[SessionKey, None], result: Round, behind: list[SessionKey]
+    ) -> AsyncGenerator[Coroutine[Any, Any, None], None]:
+        """Batches, each to be sent while the next is read."""
+        limits, size = self._site.limits, 0
         batches: list[_Batch] = []
-        for place, key in enumerate(keys):
+        async for key in keys:
             await asyncio.sleep(0)  # The loop may be an application's.
             head = await self._site.head(key)
-            if head is not None:
-                batch = await self._settler.guarded(key, head, "push", result, self._pending(key, result))
-                batches += [batch] if batch else []
-            if sum(batch.size for batch in batches) >= self._site.limits.push_bytes:
-                result.push.update(keys[place + 1 :])
-                break
-        behind = []
-        for batch, outcome in await self._send(batches, result):
+            if head is None:
+                continue
+            batch = await self._settler.guarded(key, head, "push", result, self._pending(key, head, result))
+            if batch is None:
+                continue
+            if batches and (size + batch.size > limits.push_bytes or len(batches) == limits.batch_sessions):
+                yield self._step(batches, size, result, behind)
+                batches, size = [], 0
+            batches.append(batch)
+            size += batch.size
+        if batches:
+            yield self._step(batches, size, result, behind)
+
+    async def _step(self, batches: list[_Batch], size: int, result: Round, behind: list[SessionKey]) -> None:
+        start = time.monotonic()
+        try:
+            sent = await self._send(batches, result)
+        except BaseException:
+            self._quick = False
+            raise
+        if 2 * size >= self._site.limits.push_bytes:  # What is small tells nothing.
+            self._quick = time.monotonic() - start < _QUICK_SECONDS
+        for batch, outcome in sent:
             settled = await self._settler.guarded(
                 batch.key, batch.head, "push", result, self._settle_push(batch, outcome, result)
             )
@@ -71,11 +105,10 @@ class Pusher:
                 behind.append(batch.key)
             if batch.more:
                 result.push.add(batch.key)
-        return behind
 
-    async def _pending(self, key: SessionKey, result: Round) -> _Batch | None:
+    async def _pending(self, key: SessionKey, head: Head | None, result: Round) -> _Batch | None:
         for again in reversed(range(_RENAMES)):
-            if (head := await self._site.head(key)) is None:
+            if head is None:
                 return None
             if head.ending:  # It was deleted just now. That goes first, or it would take what was written since.
                 result.push.add(key)
@@ -90,6 +123,7 @@ class Pusher:
             if not again:
                 await self._go_around(key, head, result)
             await asyncio.sleep(0)
+            head = await self._site.head(key)
         return None
 
     async def _go_around(self, key: SessionKey, head: Head, result: Round) -> None:
@@ -229,7 +263,7 @@ class Pusher:
             seq=outcome.head,
             digest=outcome.digest,
             acked=head.acked + count,
-            spent=head.spent + sum(spent_by(decode_change(data)) for data in run.changes),
+            spent=head.spent + sum(map(spent_by, map(decode_change, run.changes))),
             lifetime=self._lifetime(head, run.changes),
             expires_at=outcome.expires_at,
             seen=seen_after(self._site, head, {run.origin: run.first + count - 1}),

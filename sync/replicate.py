@@ -8,9 +8,10 @@ the pull by cursor. Nothing here knows when a round is due, or retries one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from typing import Any, Final
 
 from localfirst import volumes
 from localfirst.errors import RemoteRejected
@@ -24,6 +25,10 @@ from sync.retry import patiently
 from sync.round import Round
 from sync.settle import Settler
 from sync.site import Site
+from sync.tasks import overlap
+
+_PULLS: Final = 2
+"""At most: one is on its way while another is taken, and each may have some MB."""
 
 
 class Replicator:
@@ -43,17 +48,28 @@ class Replicator:
         """Push what is pending in some sessions, then fetch what is new in some. `one_way`: nothing can be pulled."""
         result = Round(one_way=frozenset(one_way), store_id=self.store_id)
         behind = list(pull)
-        for keys in self._batched(push):
-            await self._send_deletions(keys)
-            behind += await self._pusher.push(keys, result)
-        for keys in self._batched(dict.fromkeys(behind)):
-            await self._send_deletions(keys)  # Else what was deleted here would come back for a while.
-            await self._puller.pull([key for key in keys if (key, "pull") not in result.refused], result)
+        behind += await self._pusher.push(self._each(push), result)
+        most = min(_PULLS, self._site.limits.in_flight)
+        await overlap(self._pulls(dict.fromkeys(behind), result), lambda: most)
         return result
 
-    async def _send_deletions(self, keys: Sequence[SessionKey]) -> None:
-        if not self._site.looks:
-            await send_deletions(self._site, keys)
+    async def _each(self, keys: Iterable[SessionKey]) -> AsyncGenerator[SessionKey, None]:
+        """Sessions, once what was deleted here of them is deleted in the central store."""
+        async for batch in self._cleared(keys):
+            for key in batch:
+                yield key
+
+    async def _pulls(
+        self, keys: Iterable[SessionKey], result: Round
+    ) -> AsyncGenerator[Coroutine[Any, Any, None], None]:
+        async for batch in self._cleared(keys):  # Else what was deleted here would come back for a while.
+            yield self._puller.pull([key for key in batch if (key, "pull") not in result.refused], result)
+
+    async def _cleared(self, keys: Iterable[SessionKey]) -> AsyncGenerator[list[SessionKey], None]:
+        for batch in self._batched(keys):
+            if not self._site.looks:
+                await send_deletions(self._site, batch)
+            yield batch
 
     async def moved(self, heads: Sequence[tuple[SessionKey, Head]]) -> set[SessionKey]:
         """Which of some sessions are not where the central store is: one round trip, if it refuses none of them."""

@@ -66,6 +66,8 @@ class Limits(NamedTuple):
     """Bytes of changes of one session in one pull."""
     batch_sessions: int = 100
     """Sessions in one push or pull."""
+    in_flight: int = 4
+    """Pushes on their way at once, as long as they come through quickly; of pulls, no more than two."""
     tries: int = 5
     """How often a log is filled again in one round, if others change it meanwhile."""
     compact_after: int = 128

@@ -7,6 +7,8 @@ libraries that use it. A worker that misses its end would never end.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, Final
 
 _AGAIN: Final = 0.1
@@ -29,3 +31,30 @@ async def end(task: asyncio.Task[Any]) -> None:
         await asyncio.wait([task], timeout=_AGAIN)
     if not task.cancelled():
         task.exception()
+
+
+async def overlap(steps: AsyncGenerator[Coroutine[Any, Any, None], None], most: Callable[[], int]) -> None:
+    """Run steps as they come, so many at once at `most`. What one raises ends the others, and is raised."""
+    running: set[asyncio.Task[None]] = set()
+    try:
+        async with aclosing(steps):
+            async for step in steps:
+                if not running and most() == 1:
+                    await step
+                    continue
+                running.add(asyncio.create_task(step))
+                while len(running) >= most():
+                    running = await _after_one(running)
+        while running:
+            running = await _after_one(running)
+    finally:
+        for task in running:
+            await end(task)
+
+
+async def _after_one(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Those that run on when one has ended. Raises what it raised."""
+    done, left = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+    return left

@@ -39,6 +39,7 @@ class Universe:
         choose = WORLD.random
         self.sessions = [f"s{number}" for number in range(choose.choice((1, 1, 2, 2, 3, 4)))]
         self.limits = Limits(
+            in_flight=1,  # Nobody drives tasks here; what overlaps is of different sessions.
             run_changes=choose.choice((2, 3, 5)),
             run_bytes=choose.choice((200, 400, 2000)),
             push_bytes=choose.choice((300, 3000)),
