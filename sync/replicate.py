@@ -67,9 +67,12 @@ class Replicator:
 
     async def _cleared(self, keys: Iterable[SessionKey]) -> AsyncGenerator[list[SessionKey], None]:
         for batch in self._batched(keys):
-            if not self._site.looks:
-                await send_deletions(self._site, batch)
+            await self._send_deletions(batch)
             yield batch
+
+    async def _send_deletions(self, keys: Sequence[SessionKey]) -> None:
+        if not self._site.looks:
+            await send_deletions(self._site, keys)
 
     async def moved(self, heads: Sequence[tuple[SessionKey, Head]]) -> set[SessionKey]:
         """Which of some sessions are not where the central store is: one round trip, if it refuses none of them."""
