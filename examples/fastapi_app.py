@@ -1,6 +1,6 @@
 """A FastAPI service with a session for each user; requests never wait for the server behind the store.
 
-pip install localfirst fastapi uvicorn
+pip install 'localfirst[fastapi]' uvicorn
 LOCALFIRST_REMOTE=redis://... uvicorn --factory examples.fastapi_app:app
 
 python examples/fastapi_app.py      # without a port: sends itself a few requests, by Starlette's test client,
@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
 import localfirst
+from localfirst.integrations.fastapi import lifespan, session_for, store_of
+
+UserSession = Annotated[localfirst.Session, Depends(session_for("user", prefix="user-"))]
+Store = Annotated[localfirst.Store, Depends(store_of)]
 
 
 class Message(BaseModel):
@@ -28,32 +30,23 @@ class Message(BaseModel):
     content: str
 
 
-def create_app(store: localfirst.Store) -> FastAPI:
-    """The application; it closes the store when it ends."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await store.aclose()  # Sends what is pending, a few seconds at most.
-
-    app = FastAPI(lifespan=lifespan)
+def create_app(path: Path | None = None, **options: Any) -> FastAPI:
+    """The application; it opens its store when it starts, and closes it when it ends: that sends what is pending."""
+    app = FastAPI(lifespan=lifespan(path, **options))
 
     @app.post("/users/{user}/messages")
-    async def say(user: str, message: Message) -> dict[str, Any]:
-        session = store.session(f"user-{user}")
+    async def say(session: UserSession, message: Message) -> dict[str, Any]:
         history = await session.get_items()
         answer = {"role": "assistant", "content": reply(history, message.content)}
         await session.add_items([{"role": "user", "content": message.content}, answer])
         return answer
 
     @app.get("/users/{user}/messages")
-    async def history(user: str, limit: int | None = None) -> list[Any]:
-        return await store.session(f"user-{user}").get_items(limit)
+    async def history(session: UserSession, limit: int | None = None) -> list[Any]:
+        return await session.get_items(limit)
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health(store: Store) -> dict[str, Any]:
         # An unreachable central store is no reason to take this instance out of service.
         status = store.status()
         return {"sync": status.state, "pending": status.pending_changes}
@@ -68,7 +61,7 @@ def reply(history: list[Any], content: str) -> str:
 
 def app() -> FastAPI:
     """For `uvicorn --factory`: the store is where $LOCALFIRST_HOME and $LOCALFIRST_REMOTE say."""
-    return create_app(localfirst.open())
+    return create_app()
 
 
 def main() -> None:
@@ -77,8 +70,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         remote = os.environ.get("LOCALFIRST_REMOTE") or (Path(scratch) / "central").as_uri()
-        store = localfirst.open(Path(scratch) / "store", remote=remote, namespace="fastapi-example")
-        with TestClient(create_app(store)) as client:
+        with TestClient(create_app(Path(scratch) / "store", remote=remote, namespace="fastapi-example")) as client:
             for user, content in (("ann", "Hello"), ("ben", "Good morning"), ("ann", "Me again")):
                 answer = client.post(f"/users/{user}/messages", json={"content": content}).json()
                 print(f"{user}: {answer['content']}")

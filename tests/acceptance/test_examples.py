@@ -107,8 +107,7 @@ def test_fastapi_app_serves_without_the_packages_of_test_clients() -> None:
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the FastAPI example, with its lifespan around it."""
-    store = localfirst.open(tmp_path / "store", remote=(tmp_path / "central").as_uri())
-    service = create_app(store)
+    service = create_app(tmp_path / "store", remote=(tmp_path / "central").as_uri())
     transport = httpx.ASGITransport(app=service)
     async with (
         service.router.lifespan_context(service),
@@ -116,7 +115,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     ):
         yield opened
     with pytest.raises(localfirst.StoreClosed):
-        store.status()
+        service.state.localfirst.status()
 
 
 async def test_fastapi_app_keeps_users_apart(client: httpx.AsyncClient) -> None:
@@ -132,7 +131,7 @@ async def test_fastapi_app_keeps_users_apart(client: httpx.AsyncClient) -> None:
 
 async def test_fastapi_app_sends_what_is_left_when_it_ends(tmp_path: Path) -> None:
     remote = (tmp_path / "central").as_uri()
-    service = create_app(localfirst.open(tmp_path / "store", remote=remote, sync_interval=600))
+    service = create_app(tmp_path / "store", remote=remote, sync_interval=600)
     transport = httpx.ASGITransport(app=service)
     async with (
         service.router.lifespan_context(service),
