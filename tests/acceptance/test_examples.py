@@ -75,6 +75,27 @@ def test_openai_agents() -> None:
     assert text.endswith("['user', 'function_call', 'function_call_output', 'message', 'user', 'message']\n")
 
 
+def test_openstackai_agent() -> None:
+    assert output_of("openstackai_agent.py") == "laptop: Hello Alice!\nserver: You are Alice.\n"
+
+
+@pytest.mark.integration
+def test_openstackai_agent_on_postgres(postgres_url: str) -> None:
+    assert "server: You are Alice." in output_of("openstackai_agent.py", remote=postgres_url)
+
+
+def test_langchain_chat() -> None:
+    lines = output_of("langchain_chat.py").splitlines()
+    assert lines[0] == "user: How high is the Drava?"
+    assert lines[-1] == "assistant: Fine for canoes."
+
+
+def test_pydantic_ai_agent() -> None:
+    text = output_of("pydantic_ai_agent.py")
+    assert "(4 new messages of 4)" in text
+    assert text.endswith("(2 new messages of 6)\n")
+
+
 def test_periodic_replicator_sends_at_the_interval() -> None:
     lines = output_of("periodic_replicator.py").splitlines()
     assert "0 pending here, 1 in the central store" in lines[0]

@@ -44,7 +44,7 @@ class Parrot(LLMProvider):
 
 def agent(memory: Any, instructions: str = "Remember user preferences") -> Agent:
     """One that runs without a key. The package calls `memory=` what its documentation calls `session=`."""
-    return Agent(name="Assistant", instructions=Instruction(instructions), llm=Parrot(), memory=memory)
+    return Agent(name="Assistant", instructions=Instruction(content=instructions), llm=Parrot(), memory=memory)
 
 
 async def said(who: Agent, message: str) -> str:
