@@ -49,6 +49,8 @@ class SQLiteSession(Face):
         ttl: timedelta | float | None = None,
     ) -> None:
         remote = None if remote is None else Url(remote)
+        if not os.fspath(db_path):
+            raise ConfigurationError('db_path is empty: name a directory, or ":memory:"')
         if str(db_path) != ":memory:":
             super().__init__(session_id, place(db_path, remote, namespace), ttl=ttl)
         elif remote:

@@ -48,9 +48,13 @@ def history(session: Session) -> list[ModelMessage]:
     return _messages(list(session))
 
 
-async def ahistory(session: Session) -> list[ModelMessage]:
-    """As `history`, without blocking the event loop."""
-    return _messages(await session.get_items(-1))
+async def ahistory(session: Session, limit: int | None = None) -> list[ModelMessage]:
+    """As `history`, without blocking the event loop.
+
+    `limit`: only the newest turns that have so many messages between them, and the newest at least, however long: no
+    call of a tool without its return, nor an answer without its prompt.
+    """
+    return _messages(await session.get_items(-1 if limit is None else limit, whole_turns=True))
 
 
 def record(session: Session, result: Result | Sequence[ModelMessage]) -> None:

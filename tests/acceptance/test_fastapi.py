@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,6 +127,20 @@ def test_an_application_without_a_store_says_so() -> None:
 
     with TestClient(app) as client, pytest.raises(localfirst.ConfigurationError, match=r"lifespan=lifespan\(...\)"):
         client.get("/")
+
+
+def test_a_lifespan_of_ones_own_and_an_application_that_is_mounted(tmp_path: Path) -> None:
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        async with lifespan(tmp_path)(app):
+            yield {"mine": "too"}
+
+    app, mounted = FastAPI(lifespan=own), application()
+    app.mount("/in", mounted)
+    mounted.state = app.state
+    with TestClient(app) as client:
+        assert client.get("/in/users/ann").json() == "user-ann 1"
+        assert [info.session_id for info in app.state.localfirst.sessions()] == ["user-ann"]
 
 
 def test_an_application_does_not_start_without_what_it_needs(tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ def test_what_cannot_work_is_said() -> None:
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: SQLiteSession("old.db"), r"localfirst import --in-place .*old\.db"),
         (lambda: SQLiteSession(":memory:", remote="redis://cache"), "name a path"),
+        (lambda: SQLiteSession(""), "name a directory"),
         (lambda: SQLiteSession("new.db", ""), "can't be empty"),
         (lambda: SQLiteSession("new.db", ttl=0), "ttl is a number of seconds"),
         (lambda: RedisSession("redis://cache:6379"), r"a whole URL is for localfirst.open"),

@@ -87,7 +87,9 @@ def test_others_see_what_was_said(session: localfirst.Session) -> None:
 async def test_a_turn_of_tools_is_not_parted(session: localfirst.Session) -> None:
     for _ in range(2):
         await arecord(session, await with_tool().run("2 + 3?"))
-    assert len(await session.get_items(limit=5, whole_turns=True)) == 4
+    newest = history(session)[4:]
+    for limit, whole in ((1, newest), (5, newest), (8, history(session)), (0, [])):
+        assert await ahistory(session, limit) == whole
 
 
 def test_a_prompt_with_an_image(session: localfirst.Session) -> None:
