@@ -262,8 +262,8 @@ def _new_counters() -> AbstractContextManager[object]:
     tried: set[tuple[int, SessionKey, int]] = set()
 
     @wraps(pending)
-    async def mutated(pusher: Pusher, key: SessionKey, result: Round) -> Any:
-        batch = await pending(pusher, key, result)
+    async def mutated(pusher: Pusher, key: SessionKey, head: Head | None, result: Round) -> Any:
+        batch = await pending(pusher, key, head, result)
         if batch is None:
             return None
         place = (id(pusher), key, batch.run.first)
