@@ -13,7 +13,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from localfirst import jsonvalue
 from localfirst.errors import InvalidItem
 from localfirst.integrations.shared import add_items, of_extra, own_part, text_of
 from localfirst.plans import is_message
@@ -102,7 +101,7 @@ def _of_item(item: Any) -> list[ModelMessage]:
     own = own_part(item, "pydantic_ai")
     if own is not None:
         try:
-            return ModelMessagesTypeAdapter.validate_json(jsonvalue.encode([own]))
+            return ModelMessagesTypeAdapter.validate_python([own])
         except ValueError:
             pass  # Another version wrote it, which knows more of messages.
     return _of_other(item["role"], item["content"]) if is_message(item) else []
