@@ -57,6 +57,8 @@ class Identity:
             self._rows.put(HOST, fingerprint.encode())
             if before is not None:
                 self._rows.put(_REPLICA, new_id().encode())
+            else:
+                self.replica_id()  # So that the first call needs no lock for it, for which an event loop would wait.
             return before is None
 
     def followed(self, namespace: str) -> str | None:

@@ -62,7 +62,6 @@ class Holder:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[localfirst.Store]:
     with localfirst.open(tmp_path) as opened:
-        assert opened.replica_id  # Which the first call makes, while the directory is free.
         yield opened
 
 
@@ -162,3 +161,15 @@ async def test_a_turn_ends_though_its_end_is_cancelled(times: int, store: localf
         # What follows is what leaving the block does, in a task of its own so that it can be cancelled.
         await cancelled(holder, turn.__aexit__(None, None, None), times)
         assert not store._local.turns.is_open(turn._key, turn._number)
+
+
+async def test_the_first_call_in_a_directory_stops_no_event_loop_while_that_is_locked(
+    store: localfirst.Store, holder: Holder
+) -> None:
+    with holder.holding():
+        adding = asyncio.create_task(store.session("s").add_items(["first"]))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not adding.done()
+    await asyncio.wait_for(adding, 30)
+    assert list(store.session("s")) == ["first"]
