@@ -169,6 +169,24 @@ async def test_ours_keeps_items_that_are_not_sealed(tmp_path: Path) -> None:
     stores._close_all()
 
 
+async def test_an_item_that_comes_while_ours_is_asked_stays(tmp_path: Path) -> None:
+    below = SQLiteSession("s", tmp_path)
+    session, coming = EncryptedSession(session=below, encryption_key=KEY), said("from another process")
+    await session.add_items([said("one")])
+    with localfirst.open(tmp_path) as elsewhere:
+        opens = session._opens
+
+        def look(item: Any) -> bool:
+            if len(elsewhere.session("s")) == 1:
+                elsewhere.session("s").add_message(**coming)
+            return opens(item)
+
+        session._opens = look  # type: ignore[method-assign]
+        assert await session.pop_item() == said("one")
+    assert await below.get_items() == [coming]
+    below.close()
+
+
 async def test_an_item_that_comes_between_the_look_and_the_pop_is_put_back() -> None:
     below = Followed("s")
     session, other = EncryptedSession("s", below, KEY), EncryptedSession("s", Plain("s"), OTHER)

@@ -55,10 +55,11 @@ class EncryptedSession(SdkEncryptedSession):
 
     async def get_items(self, limit: int | None = None, *, wrapper: Any = None) -> list[Any]:
         """The items that can be opened and have not expired, oldest first. `limit`: only the last so many; that of the
-        settings cuts between turns if the session below does."""
+        settings cuts between turns if the session below does, and `max_scan_items` is not set."""
         below: Any = self.underlying_session
         own = below._default_limit() if isinstance(below, Session) and below.session_settings is not None else None
-        if own is None or own < 0 or limit not in (None, own) or not below.whole_turns:
+        bounded = getattr(self, "max_scan_items", None) is not None
+        if own is None or own < 0 or limit not in (None, own) or bounded or not below.whole_turns:
             return await super().get_items(limit, wrapper=wrapper)
         items = await super().get_items(-1, wrapper=wrapper)  # Turns can't be told before they are opened.
         return windows.whole_turns([jsonvalue.encode(item) for item in items], own)
