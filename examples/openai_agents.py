@@ -1,6 +1,6 @@
 """The OpenAI Agents SDK with a local-first session: the Runner is unmodified, the session is all that changes.
 
-    pip install localfirst openai-agents
+    pip install 'localfirst[openai-agents]'
     python examples/openai_agents.py
 
 Without OPENAI_API_KEY a scripted model answers, so that this runs anywhere; with it, the SDK's default model does.
@@ -17,7 +17,7 @@ from pathlib import Path
 from agents import Agent, Runner, function_tool, set_tracing_disabled
 from agents.testing import ScriptedModel, assistant_message, function_call
 
-import localfirst
+from localfirst.integrations.openai_agents import SQLiteSession  # was: from agents import SQLiteSession
 
 
 @function_tool
@@ -53,12 +53,11 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         remote = os.environ.get("LOCALFIRST_REMOTE") or (Path(scratch) / "central").as_uri()
 
-        async with localfirst.open(Path(scratch) / "laptop", remote=remote) as store:
-            result = await Runner.run(agent, "Can we canoe on the Drava today?", session=store.session(session_id))
+        async with SQLiteSession(session_id, Path(scratch) / "laptop", remote=remote) as session:
+            result = await Runner.run(agent, "Can we canoe on the Drava today?", session=session)
             print("laptop: ", result.final_output)
 
-        async with localfirst.open(Path(scratch) / "server", remote=remote) as store:
-            session = store.session(session_id)
+        async with SQLiteSession(session_id, Path(scratch) / "server", remote=remote) as session:
             result = await Runner.run(agent, "What was the level again?", session=session)
             print("server: ", result.final_output)
             print("history:", [item.get("type", item.get("role")) for item in await session.get_items()])
