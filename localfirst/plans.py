@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 from localfirst import jsonvalue
@@ -94,7 +93,7 @@ def fork_before(fold: Fold, name: str, left_out: Sequence[Item]) -> Step:
 def turn_begins(items: Sequence[Item], turn: int) -> int | None:
     """The place of the message with which a turn begins; None: there is no such turn."""
     places = (place for place, item in enumerate(items) if begins_turn(item.data))
-    return next(islice(places, turn - 1, None), None) if turn > 0 else None
+    return next((place for number, place in enumerate(places, start=1) if number == turn), None)
 
 
 def begins_turn(data: bytes) -> bool:

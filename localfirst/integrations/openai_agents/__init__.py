@@ -16,12 +16,14 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from None
 
+from localfirst.integrations.openai_agents.advanced import AdvancedSQLiteSession
 from localfirst.integrations.openai_agents.encrypted import EncryptedSession
 from localfirst.integrations.openai_agents.files import AsyncSQLiteSession, SQLiteSession
 from localfirst.integrations.openai_agents.redis import RedisSession
 from localfirst.integrations.openai_agents.sqlalchemy import SQLAlchemySession
 
 __all__ = [
+    "AdvancedSQLiteSession",
     "AsyncSQLiteSession",
     "EncryptedSession",
     "RedisSession",
