@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,10 +20,9 @@ from localfirst.fold import Fold
 from localfirst.history import Item
 from localfirst.integrations.openai_agents import structure, usage
 from localfirst.integrations.openai_agents.base import Settings
+from localfirst.integrations.openai_agents.branching import ClearedStanding, ForkBefore
 from localfirst.integrations.openai_agents.files import SQLiteSession
-from localfirst.records import Here
 from localfirst.session import Session
-from localfirst.standing import Standing
 from localfirst.view import OnBranch, Step, on_main
 
 if TYPE_CHECKING:
@@ -77,7 +75,7 @@ class AdvancedSQLiteSession(SQLiteSession):
     ) -> None:
         super().__init__(session_id, db_path, session_settings=session_settings, **kwargs)
         self._logger = logger or logging.getLogger(__name__)
-        self._access.standing = self._standing = _Standing(self._store._local, self._key, MAIN_BRANCH)
+        self._access.standing = self._standing = ClearedStanding(self._store._local, self._key, MAIN_BRANCH)
 
     # Items.
 
@@ -208,7 +206,7 @@ class AdvancedSQLiteSession(SQLiteSession):
     async def _fork(self, turn_number: int, branch_name: str | None) -> str:
         await self._access.hydrate_soon()
         branch = await self._access.branch_soon()
-        plan = _Fork(turn_number, None if branch_name is None else plans.checked_name(branch_name), branch)
+        plan = ForkBefore(turn_number, None if branch_name is None else plans.checked_name(branch_name), branch)
         changes = await self._access.write_soon(plan, fresh=True, branch=branch)
         fork = next(change for change in changes if change.kind == FORK)
         self._standing.go(id_of_branch(fork.origin, fork.counter), fork.time)
@@ -265,22 +263,21 @@ class AdvancedSQLiteSession(SQLiteSession):
         """The branches on which there are items, oldest first: `branch_id`, `message_count`, `user_turns`,
         `is_current`, `created_at` (UTC; of main: when its first item was added)."""
 
-        def look(fold: Fold, here: OnBranch) -> list[tuple[Line, list[Item], bool]]:
+        def look(fold: Fold, here: OnBranch) -> list[tuple[int, Line, list[Item], bool]]:
             current = _current(fold, here)
-            return [(line, list(line.history.items), line is current) for line in fold.branches.shown()]
+            lines = [(line, list(line.history.items)) for line in fold.branches.shown()]
+            return [(line.time or items[0].time, line, items, line is current) for line, items in lines if items]
 
-        found = [
+        return [
             {
                 "branch_id": line.name,
                 "message_count": len(items),
                 "user_turns": sum(1 for _ in structure.questions(items)),
                 "is_current": is_current,
-                "created_at": structure.when(line.time or items[0].time),
+                "created_at": structure.when(created),
             }
-            for line, items, is_current in await self._look(look)
-            if items
+            for created, line, items, is_current in sorted(await self._look(look), key=itemgetter(0))
         ]
-        return sorted(found, key=itemgetter("created_at", "branch_id"))
 
     # Turns.
 
@@ -329,40 +326,6 @@ class AdvancedSQLiteSession(SQLiteSession):
             return list(line.history.items) if line is not None else []
 
         return await self._look(look)
-
-
-class _Standing(Standing):
-    """Of an object that is on main when somebody cleared the session."""
-
-    def _is_deleted(self, here: Here, fold: Fold) -> bool:
-        return super()._is_deleted(here, fold) and not usage.cleared_since(fold, here.time)
-
-
-class _Fork:
-    """Plans a branch of what is before a turn. `name`: the one that it got."""
-
-    def __init__(self, turn: int, name: str | None, branch: OnBranch) -> None:
-        self.name = name or ""
-        self._turn = turn
-        self._asked = name
-        self._branch = branch
-
-    def __call__(self, fold: Fold) -> list[Step]:
-        line = fold.branches.get(self._branch(fold)) or fold.branches.main
-        items = line.history.items
-        begins = plans.turn_begins(items, self._turn)
-        if begins is None:
-            raise ValueError(f"Turn {self._turn} does not contain a user message in branch '{line.name}'")
-        self.name = self._asked or self._free_name(fold)
-        if fold.branches.named(self.name):
-            raise ValueError(f"Branch ID '{self.name}' has already been used. Choose a new branch ID.")
-        plans.check_places(fold, begins)
-        return [plans.fork_before(fold, self.name, items[begins:])]
-
-    def _free_name(self, fold: Fold) -> str:
-        name = f"branch_from_turn_{self._turn}_{int(time.time())}"
-        names = (name, *(f"{name}_{number}" for number in range(2, len(fold.branches.shown()) + 2)))
-        return next(each for each in names if not fold.branches.named(each))
 
 
 async def _whole(call: Coroutine[Any, Any, T]) -> T:
