@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -84,8 +85,8 @@ class AdvancedSQLiteSession(SQLiteSession):
         used = getattr(wrapper, "usage", None)
         if usage.is_used(used):
             branch, encoded = await self._access.branch_soon(), plans.encode_items(items)
-            await self._access.write_soon(usage.appending(encoded, used, branch), branch=branch)
-            self._emit_each(SessionEvent.MESSAGE_ADDED, encoded)
+            tell = partial(self._emit_each, SessionEvent.MESSAGE_ADDED, encoded)
+            await self._access.write_soon(usage.appending(encoded, used, branch), branch=branch, then=tell)
         else:
             await super().add_items(items)
 
@@ -117,8 +118,8 @@ class AdvancedSQLiteSession(SQLiteSession):
         await self._access.hydrate_soon()
         branch = await self._access.branch_soon()
         popped = usage.Pop(plans.is_item, branch)
-        await self._access.write_soon(popped, fresh=True, branch=branch)
-        return self._popped(popped)
+        await self._access.write_soon(popped, fresh=True, branch=branch, then=partial(self._emit_popped, popped))
+        return popped.item
 
     async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:  # noqa: ARG002
         """Delete all that is seen here: every item, all branches but main, all usage. The object is on main then, as
