@@ -118,14 +118,14 @@ class SqliteSource:
         notes = (f"{on_none} rows stand on no branch: they are not shown there, and were left out",) if on_none else ()
         return {MAIN_BRANCH: found.pop(MAIN_BRANCH, 0), **found}, notes
 
-    def _usage(self, session_id: str) -> dict[str, Any]:
+    def _usage(self, session_id: str) -> dict[str, dict[int, Any]]:
         names = ", ".join(("branch_id", "user_turn_number", *_USAGE, *_DETAILS))
         rows = self._all(f"SELECT {names} FROM turn_usage WHERE session_id = ? ORDER BY id", session_id)
-        found: dict[str, Any] = {}
+        found: dict[str, dict[int, Any]] = {}
         for branch, turn, *values in rows:
             numbers = dict(zip(_USAGE, values, strict=False))
             details = {name: _json(value) for name, value in zip(_DETAILS, values[len(_USAGE) :], strict=True)}
-            found[f"{branch}/{turn}"] = numbers | details
+            found.setdefault(branch, {})[turn] = numbers | details
         return found
 
     def _count(self, session_id: str) -> int:

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from localfirst import jsonvalue, plans
+from localfirst import plans
 from localfirst.change import MAIN_BRANCH, PUT
 from localfirst.errors import ConfigurationError, InvalidItem, ItemTooLarge, LocalFirstError, SourceUnreadable
 from localfirst.events import SessionEvent
@@ -21,13 +21,13 @@ from localfirst.migration.source import Conversation, Damaged, Row, Source, item
 from localfirst.migration.verifying import difference
 from localfirst.session import Session
 from localfirst.store import Store
+from localfirst.usage import taken_over
 from localfirst.view import Step
 
 Told = Callable[[int, int], object]
 """Is told how many rows of how many are done."""
 
 T = TypeVar("T")
-USAGE: Final = "usage"
 _BATCH_ITEMS: Final = 500
 _BATCH_BYTES: Final = 1 << 20
 _NOTES: Final = 100
@@ -180,11 +180,7 @@ class Import:
             for key, value in metadata.items():
                 if plans.value_of(fold, plans.checked_key(key)) is None:
                     steps.append((PUT, encode_put(key, "first", plans.encode_value(key, value))))
-            standing = plans.value_of(fold, USAGE)
-            known = {} if standing is None else jsonvalue.decode(standing)
-            if isinstance(known, dict) and usage.keys() - known.keys():
-                steps += plans.merge(USAGE, {**usage, **known})(fold)
-            return steps
+            return steps + taken_over(fold, usage)
 
         session = self._session(MAIN_BRANCH)
         if self._look(session, plan):

@@ -14,10 +14,11 @@ import msgspec
 from localfirst import jsonvalue, plans
 from localfirst.change import APPEND, MAIN_BRANCH
 from localfirst.fold import Fold
+from localfirst.metadata import OWN
 from localfirst.migration.source import Conversation, Row, Source
 from localfirst.view import Step
 
-KEY: Final = "localfirst.imported"
+KEY: Final = f"{OWN}imported"
 """The metadata key: by source and branch, a `Mark`."""
 
 

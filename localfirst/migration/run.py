@@ -47,14 +47,14 @@ def migrate(
     - `key_prefix`; `sessions_table`, `messages_table`: as the SDK's classes were given them.
 
     Can be run again: after it was cut off, after the source has grown, on another replica that has synced. Only what is
-    not here yet is written, for what was imported is noted in the session's metadata, key `"localfirst.imported"`, in
+    not here yet is written, for what was imported is noted in the session's metadata, key `"localfirst:imported"`, in
     one commit with the items. (With `worker="none"`, `store.refresh()` first: it tells what others imported.)
     A session whose first rows have changed since is left alone, and reported.
 
     Items are kept as they are, sealed ones too. Rows that hold no JSON are left out and reported. Metadata is set where
     nothing is set: `"created_at"` (ISO 8601); of openstackai, the session's own, `"user_id"`, `"agent_id"`, `"state"`,
     `"updated_at"` and `"context"`. Branches of AdvancedSQLiteSession become branches, forked where they parted from
-    another one, and what it counted goes to the key `"usage"`, by `"<branch>/<turn>"`.
+    another one, and the one of `localfirst.integrations.openai_agents` tells what it counted.
 
     Raises `ConfigurationError` for what can't be a source, `SourceUnreadable`, `RemoteUnavailable` and the like for one
     that can't be read, and whatever writing to the store raises; what was imported before that stays.

@@ -54,8 +54,8 @@ class Conversation:
     """As it is written there; with the source's kind it tells this session from another one of the same id."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What else is known of it; set here where nothing is set."""
-    usage: Mapping[str, Any] = field(default_factory=dict)
-    """By branch and turn."""
+    usage: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    """By branch and number of the turn: what models were asked for in it, see `localfirst.usage`."""
     notes: tuple[str, ...] = ()
     """What of it does not come along, and why."""
 

@@ -11,7 +11,7 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from localfirst import jsonvalue, plans
+from localfirst import jsonvalue, plans, usage
 from localfirst.branches import Line
 from localfirst.change import FORK, MAIN_BRANCH
 from localfirst.change import branch_id as id_of_branch
@@ -19,7 +19,7 @@ from localfirst.errors import ConfigurationError
 from localfirst.events import SessionEvent
 from localfirst.fold import Fold
 from localfirst.history import Item
-from localfirst.integrations.openai_agents import structure, usage
+from localfirst.integrations.openai_agents import structure
 from localfirst.integrations.openai_agents.base import Settings
 from localfirst.integrations.openai_agents.branching import ClearedStanding, ForkBefore
 from localfirst.integrations.openai_agents.files import SQLiteSession

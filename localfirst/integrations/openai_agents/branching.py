@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from localfirst import plans
+from localfirst import plans, usage
 from localfirst.fold import Fold
-from localfirst.integrations.openai_agents import usage
 from localfirst.records import Here
 from localfirst.standing import Standing
 from localfirst.view import OnBranch, Step

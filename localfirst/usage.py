@@ -8,7 +8,7 @@ more, whoever took it away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from localfirst import jsonvalue, plans
@@ -95,16 +95,20 @@ def noted(fold: Fold) -> dict[str, bytes]:
     }
 
 
+def taken_over(fold: Fold, usage: Mapping[str, Mapping[int, Any]]) -> list[Step]:
+    """Note what is known from elsewhere, by branch and turn, of turns of which nothing is known here."""
+    steps: list[Step] = []
+    for name, turns in usage.items():
+        line = fold.branches.named(name)
+        for turn, key in _keys(line, line.history.items) if line is not None else ():
+            if turn in turns and plans.value_of(fold, key) is None:
+                steps.append((PUT, encode_put(key, "last", plans.encode_value(key, turns[turn]))))
+    return steps
+
+
 def by_turn(line: Line, items: Iterable[Item], records: Mapping[str, bytes]) -> dict[int, dict[str, Any]]:
     """What was used on a branch with some items, by turn."""
-    found, turn = {}, 0
-    for place, item in enumerate(items):
-        begins = plans.begins_turn(item.data)
-        turn += begins
-        value = records.get(_key(line, item)) if begins or not place else None
-        if value is not None:
-            found[turn] = jsonvalue.decode(value)
-    return found
+    return {turn: jsonvalue.decode(records[key]) for turn, key in _keys(line, items) if key in records}
 
 
 def total(turns: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
@@ -112,6 +116,16 @@ def total(turns: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
     if not turns:
         return None
     return {**{count: sum(turn[count] for turn in turns) for count in _COUNTS}, "total_turns": len(turns)}
+
+
+def _keys(line: Line, items: Iterable[Item]) -> Iterator[tuple[int, str]]:
+    """The number of each turn, and its key; 0 is what comes before the first message of the user."""
+    turn = 0
+    for place, item in enumerate(items):
+        begins = plans.begins_turn(item.data)
+        turn += begins
+        if begins or not place:
+            yield turn, _key(line, item)
 
 
 def _key(line: Line, item: Item) -> str:
