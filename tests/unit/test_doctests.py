@@ -14,6 +14,8 @@ import pytest
 
 import localfirst
 import sync
+from localfirst.handle import Handle
+from localfirst.session import Session
 
 
 def _modules() -> Iterator[str]:
@@ -47,8 +49,9 @@ def test_example(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_users_call_most_has_an_example() -> None:
     named = {test.name for test in _examples()}
-    for name in vars(localfirst.Session):
-        if not name.startswith("_") and name not in ("aflush", "arefresh"):
-            assert f"localfirst.session.Session.{name}" in named, name
+    for home in (Session, Handle):
+        for name in vars(home):
+            if not name.startswith("_") and name not in ("aflush", "arefresh"):
+                assert f"{home.__module__}.{home.__name__}.{name}" in named, name
     for name in ("session", "sessions", "on", "flush", "refresh", "status", "close"):
         assert f"localfirst.store.Store.{name}" in named, name
