@@ -40,7 +40,7 @@ def _pages_stay() -> AbstractContextManager[object]:
     return patch.object(Log, "restart", mutated)
 
 
-@mutation("a push to a life that ended begins another", 6, _SEEDS[76:])
+@mutation("a push to a life that ended begins another", 6, _SEEDS[44:])
 def _late_push_revives() -> AbstractContextManager[object]:
     push = MemoryStore._push
 

@@ -282,7 +282,7 @@ def _shifted(data: bytes, by: int) -> bytes:
     return encode_change(msgspec.structs.replace(change, counter=change.counter + by))
 
 
-@mutation("a session that can't be read is not pushed either", 9)
+@mutation("a session that can't be read is not pushed either", 9, ALL_FAULTS[112:])
 def _stopped_both_ways() -> AbstractContextManager[object]:
     def mutated(asides: Asides, keys: set[SessionKey], direction: str) -> set[SessionKey]:
         return keys - {key for key, _ in asides.stopped}
@@ -320,7 +320,7 @@ def _removal_by_place() -> AbstractContextManager[object]:
     return patch.object(History, "_find", mutated)
 
 
-@mutation("a clear takes what was admitted before it", 6)
+@mutation("a clear takes what was admitted before it", 6, ALL_FAULTS[182:])
 def _clear_by_base() -> AbstractContextManager[object]:
     def mutated(history: History, change: Change) -> tuple[int, Callable[[], None]]:
         before = history.items
