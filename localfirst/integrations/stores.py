@@ -21,7 +21,7 @@ from platformdirs import user_data_path
 
 from localfirst.errors import ConfigurationError
 from localfirst.opening import open as open_store
-from localfirst.secret import Url, shown
+from localfirst.secret import Url, given, shown
 from localfirst.store import Store
 
 _Place = tuple[Path, str, str]
@@ -105,10 +105,13 @@ def lent(store: Store) -> Borrowed:
 
 def home_of(remote: str) -> Path:
     """The directory for sessions of which nothing is said but the central store: one for each, so that nothing of one
-    is sent to another. In `$LOCALFIRST_HOME`, else among the platform's user data."""
+    is sent to another. In `$LOCALFIRST_HOME`, else among the platform's user data; without a central store, that."""
     home = Path(os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst"))
-    options = parse_qsl(remote.partition("?")[2])
-    place = "/".join([shown(remote), *(value for name, value in options if name in _PLACES)])
+    if not remote:
+        return home
+    url = given(remote)
+    options = parse_qsl(url.partition("?")[2])
+    place = "/".join([shown(url), *(value for name, value in options if name in _PLACES)])
     name = re.sub("[^A-Za-z0-9.]+", "-", place).strip("-.")
     if re.search("[^A-Za-z0-9.:/]", place):  # Others may have this name, too.
         name += f"-{blake2b(place.encode(), digest_size=4).hexdigest()}"

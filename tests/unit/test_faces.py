@@ -108,6 +108,9 @@ def test_each_central_store_has_a_directory(monkeypatch: pytest.MonkeyPatch, tmp
     ]
     homes = [stores.home_of(remote) for remote in others]
     assert len(set(homes)) == len(others)
+    (tmp_path / "remote").write_text(others[1])
+    assert stores.home_of(f"@{tmp_path}/remote") == homes[1]
+    assert stores.home_of("") == tmp_path
     assert all(home.parent == tmp_path and "secret" not in home.name for home in homes)
 
 
