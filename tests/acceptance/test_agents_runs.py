@@ -216,6 +216,32 @@ async def test_a_run_that_is_interrupted_and_goes_on_later(make: Make, streamed:
     assert items[2]["output"] == "paid 7"
 
 
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_resumed_run_whose_write_was_cut_off_writes_it_once(make: Make, stored: bool) -> None:
+    """What the program was not told of may have been stored or not: the SDK looks, and items must be as they were."""
+    session, cut = make("s"), 1
+    add_items = session.add_items
+
+    async def cut_off(items: Any, **options: Any) -> None:
+        nonlocal cut
+        if cut and any(item.get("type") == "function_call_output" for item in items):
+            cut -= 1
+            if stored:
+                await add_items(items, **options)
+            raise ConnectionError("cut off")
+        await add_items(items, **options)
+
+    cashier = agent([function_call("pay", {"amount": 7}, call_id="call_1")], text("Paid."))
+    result = await Runner.run(cashier, "Pay 7.", session=session, run_config=CONFIG)
+    state = result.to_state()
+    state.approve(state.get_interruptions()[0])
+    session.add_items = cut_off
+    with pytest.raises(ConnectionError):
+        await Runner.run(cashier, state, session=session, run_config=CONFIG)
+    assert (await Runner.run(cashier, state, session=session, run_config=CONFIG)).final_output == "Paid."
+    assert kinds(await make("s").get_items()) == CALLED
+
+
 async def test_a_model_that_is_asked_again_adds_nothing_twice(make: Make) -> None:
     retry = ModelRetrySettings(
         max_retries=3, backoff=ModelRetryBackoffSettings(initial_delay=0.0), policy=lambda _: True

@@ -56,6 +56,7 @@ class SQLiteSession(AgentsSession):
         store: Store | None = None,
         ttl: timedelta | float | None = None,
     ) -> None:
+        self.db_path, self.sessions_table, self.messages_table = db_path, sessions_table, messages_table
         borrowed = _store(db_path, remote, namespace_of(sessions_table, messages_table), store)
         super().__init__(session_id, borrowed, ttl=ttl, session_settings=session_settings, whole_turns=whole_turns)
 
