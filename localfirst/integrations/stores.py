@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl
 
 from platformdirs import user_data_path
 
+from localfirst.damage import read_note
 from localfirst.errors import ConfigurationError
 from localfirst.opening import open as open_store
 from localfirst.secret import Url, given, shown
@@ -66,6 +67,9 @@ def borrow(path: str | os.PathLike[str], *, remote: str | None = None, namespace
     place = directory, str(remote), namespace
     with _lock:
         opened = _opened.get(place)
+        if opened is not None and not opened.users and read_note(opened.store.path / "data") is not None:
+            opened.store.close(0.0)  # It is damaged: what can be read is saved as it is opened again.
+            opened = None
         if opened is None:
             opened = _opened[place] = _Opened(open_store(directory, remote=Url(remote), namespace=namespace))
         opened.users += 1

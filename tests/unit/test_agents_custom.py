@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -182,23 +184,33 @@ async def test_closing_is_a_coroutine_where_it_is_one_in_the_sdk(tmp_path: Path)
     assert not stores._opened
 
 
-async def test_of_a_damaged_row_the_rest_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with SQLiteSession("s", tmp_path) as session:
-        for number in range(5):
-            await session.add_items([said(number)])
+@pytest.mark.parametrize("closes", [True, False])
+async def test_of_a_damaged_row_the_rest_is_shown(tmp_path: Path, closes: bool) -> None:
+    """Also to programs that make a session for each request, and never close one."""
+
+    def session() -> Any:
+        return SQLiteSession("s", tmp_path)
+
+    first = session()
+    for number in range(5):
+        await first.add_items([said(number)])
+    first.store.close()
+    stores._opened.clear()
     key = CHANGE + session_key("default", "s") + (3).to_bytes(8, "big")
-    with sqlite3.connect(tmp_path / "data" / DBNAME) as connection:
+    with closing(sqlite3.connect(tmp_path / "data" / DBNAME)) as connection, connection:
         query = "UPDATE Cache SET value = CAST(value || 'x' AS BLOB) WHERE key = ?"
         assert connection.execute(query, (key,)).rowcount == 1
-    connection.close()
-    with SQLiteSession("s", tmp_path) as damaged, pytest.raises(localfirst.StoreCorrupt):
+    damaged = session()
+    with pytest.raises(localfirst.StoreCorrupt):
         await damaged.get_items()
-    with SQLiteSession("s", tmp_path) as saved:
-        assert await saved.get_items() == [said(0), said(1), said(3), said(4)]
-        assert await saved.get_items(limit=3) == [said(1), said(3), said(4)]
-        recovered = saved.store.status().recovered
-        assert recovered is not None
-        assert await saved.pop_item() == said(4)
+    if closes:
+        damaged.close()
+    del first, damaged
+    gc.collect()
+    assert await session().get_items() == [said(0), said(1), said(3), said(4)]
+    assert await session().get_items(limit=3) == [said(1), said(3), said(4)]
+    assert session().store.status().recovered is not None
+    assert await session().pop_item() == said(4)
 
 
 def test_without_the_sdk_there_is_an_error_that_names_the_extra() -> None:
