@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from localfirst import jsonvalue
 from localfirst.branches import MAX_NAME, encode_drop, encode_fork
 from localfirst.change import CLEAR, DELETE, DROP, FORK, INCREMENT, MAIN_BRANCH, PUT, REMOVE
@@ -14,6 +16,13 @@ from localfirst.history import Item, encode_clear, encode_removal
 from localfirst.limits import MAX_ITEM_BYTES, MAX_PLACES, check_item, check_key
 from localfirst.metadata import OWN, RULES, Register, Rule, encode_delete, encode_increment, encode_put, is_number
 from localfirst.view import OnBranch, Plan, Step, on_main
+
+
+class _Role(msgspec.Struct):
+    role: Any = None
+
+
+_role_decoder = msgspec.json.Decoder(_Role)
 
 
 class Pop:
@@ -104,8 +113,11 @@ def begins_turn(data: bytes) -> bool:
     """
     if b'"user"' not in data:
         return False
-    item = jsonvalue.decode(data)
-    return isinstance(item, dict) and item.get("role") == "user"
+    try:
+        return bool(_role_decoder.decode(data).role == "user")
+    except (msgspec.DecodeError, UnicodeDecodeError):  # No dict, or one that msgspec can't read.
+        item = jsonvalue.decode(data)
+        return isinstance(item, dict) and item.get("role") == "user"
 
 
 def drop(name: str, branch: OnBranch) -> Plan:

@@ -70,7 +70,7 @@ class Pop(plans.Pop):
 
 def drop(line: Line, fold: Fold) -> list[Step]:
     """Delete a branch, and what was noted of it."""
-    return [(DROP, encode_drop(line.id)), *_forget(fold, f"{_USAGE}{line.time}:")]
+    return [(DROP, encode_drop(line.id)), *_forget(fold, _of(line))]
 
 
 def clear(fold: Fold) -> list[Step]:
@@ -108,6 +108,8 @@ def taken_over(fold: Fold, usage: Mapping[str, Mapping[int, Any]]) -> list[Step]
 
 def by_turn(line: Line, items: Iterable[Item], records: Mapping[str, bytes]) -> dict[int, dict[str, Any]]:
     """What was used on a branch with some items, by turn."""
+    if not any(key.startswith(_of(line)) for key in records):
+        return {}
     return {turn: jsonvalue.decode(records[key]) for turn, key in _keys(line, items) if key in records}
 
 
@@ -129,8 +131,12 @@ def _keys(line: Line, items: Iterable[Item]) -> Iterator[tuple[int, str]]:
 
 
 def _key(line: Line, item: Item) -> str:
-    """Ids change when a replica is renamed; times don't."""
-    return f"{_USAGE}{line.time}:{item.time}:{item.place}"
+    return f"{_of(line)}{item.time}:{item.place}"
+
+
+def _of(line: Line) -> str:
+    """So begin the keys of a branch. Ids change when a replica is renamed; times don't."""
+    return f"{_USAGE}{line.time}:"
 
 
 def _forget(fold: Fold, prefix: str) -> list[Step]:

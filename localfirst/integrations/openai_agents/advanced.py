@@ -292,8 +292,11 @@ class AdvancedSQLiteSession(SQLiteSession):
         """Those of `get_conversation_turns` in whose text a string is found; capital letters from A to Z don't count.
         Their `content` is not cut."""
         pattern = re.compile(re.escape(search_term), re.IGNORECASE | re.ASCII)
-        told = [_told(turn, item, None) for turn, item in structure.questions(await self._items_on(branch_id))]
-        return [turn for turn in told if any(map(pattern.search, structure.texts(turn["full_content"])))]
+        return [
+            _told(turn, item, None)
+            for turn, item in structure.questions(await self._items_on(branch_id))
+            if any(map(pattern.search, structure.texts(_content(item))))
+        ]
 
     async def get_conversation_by_turns(self, branch_id: str | None = None) -> dict[int, list[dict[str, str | None]]]:
         """The items of a branch (None: the current one) by turn: the `type` of each, and the `tool_name`, or None. What
@@ -352,7 +355,7 @@ def _current(fold: Fold, here: OnBranch) -> Line | None:
 
 
 def _told(turn: int, item: Item, length: int | None) -> dict[str, Any]:
-    content = jsonvalue.decode(item.data).get("content", "")
+    content = _content(item)
     return {
         "turn": turn,
         "content": structure.preview(content, length),
@@ -360,6 +363,10 @@ def _told(turn: int, item: Item, length: int | None) -> dict[str, Any]:
         "timestamp": structure.when(item.time),
         "can_branch": True,
     }
+
+
+def _content(item: Item) -> Any:
+    return jsonvalue.decode(item.data).get("content", "")
 
 
 def _no_branch(branch_id: str) -> ValueError:
