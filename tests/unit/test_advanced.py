@@ -472,6 +472,15 @@ async def test_limits_of_the_settings(store: localfirst.Store) -> None:
         assert await session.get_items(1, branch, whole_turns=True) == TURN
 
 
+async def test_turns_are_seen_in_a_store_that_encrypts(tmp_path: Path) -> None:
+    with localfirst.open(tmp_path, encryption_key="a" * 43 + "=") as store:
+        session = AdvancedSQLiteSession(session_id="s", store=store)
+        await session.add_items(TURN)
+        await session.store_run_usage(result())
+        assert await session.create_branch_from_content("2 + 3") in [branch.name for branch in session.branches()]
+        assert (await session.get_usage_stats() or {})["total_turns"] == 1
+
+
 async def test_a_history_is_replaced_on_its_branch(ours: AdvancedSQLiteSession) -> None:
     await ours.add_items(TURN)
     await ours.create_branch_from_turn(1, "draft")
