@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from agents import Agent, RunConfig, Runner, function_tool
 from agents.extensions.memory import AdvancedSQLiteSession as Theirs
-from agents.extensions.memory import EncryptedSession
+from agents.extensions.memory import EncryptedSession as TheirEncryptedSession
 from agents.memory import Session
 from agents.testing import ScriptedModel, assistant_message, function_call
 from agents.usage import Usage
 
-from localfirst.integrations.openai_agents import AdvancedSQLiteSession
+from localfirst.integrations.openai_agents import AdvancedSQLiteSession, EncryptedSession
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "coming-from" / "openai-agents-advanced.md").read_text()
@@ -137,11 +137,12 @@ async def test_a_run_that_waits_for_approval(session: AdvancedSQLiteSession) -> 
     assert await session.get_usage_stats() == used(2, 1)
 
 
-async def test_usage_is_tracked_under_encryption(session: AdvancedSQLiteSession) -> None:
-    encrypted = EncryptedSession(session_id="s", underlying_session=session, encryption_key="a key of the user")
-    result = await run(calculator(), "2 + 3?", encrypted)
+@pytest.mark.parametrize("encrypted", [TheirEncryptedSession, EncryptedSession])
+async def test_usage_is_tracked_under_encryption(encrypted: Any, session: AdvancedSQLiteSession) -> None:
+    outer = encrypted(session_id="s", underlying_session=session, encryption_key="a key of the user")
+    result = await run(calculator(), "2 + 3?", outer)
     assert result.final_output == "5"
-    assert len(await encrypted.get_items()) == 4
+    assert len(await outer.get_items()) == 4
     assert await session.get_usage_stats() == used(2, 1)
 
 
