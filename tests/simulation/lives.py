@@ -140,8 +140,9 @@ class Lives:
         dropped = set(_times(gone)) & may_go - self._server.admitted
         memory.dropped |= dropped
         self.over |= dropped
-        if before.generation is None and sum(process.task is not None for process in directory.processes) > 1:
-            self.again |= dropped  # Another process may be sending it just now.
+        others = [process for process in directory.processes if process is not directory.driven]
+        if before.generation is None and any(process.task is not None for process in others):
+            self.again |= dropped  # One of them may be sending it just now, and an agent's call dropped it.
         for turn in filter(None, (record.turn for record in gone)):
             turn.parted = True
         return may_go

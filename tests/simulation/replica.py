@@ -51,6 +51,8 @@ class Directory:
         self.disk = disk
         self.clock = clock
         self.processes: list[Process] = []
+        self.driven: Process | None = None
+        """Whose job is going on at this moment."""
         self.open_observer()
 
     def open_observer(self) -> None:

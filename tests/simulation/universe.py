@@ -168,6 +168,7 @@ class Universe:
         """Drive the job of a process over some awaits."""
         assert process.task is not None
         WORLD.machine = process.directory.clock
+        process.directory.driven = process
         try:
             for _ in range(count):
                 process.task.send(None)
@@ -179,6 +180,7 @@ class Universe:
         except Crash:
             self.say(f"directory {process.directory.number} {process.name[:3]} crashes")
         self.after(process)
+        process.directory.driven = None
 
     def after(self, process: Process) -> None:
         """Bury the dead, and look at what was written."""
