@@ -128,3 +128,22 @@ async def test_the_index_forgets_what_expired(store: RedisStore, client: Any, na
         assert time.monotonic() < deadline
     assert await client.zrange(Keys(namespace).sessions, 0, -1) == [b"stays"]
     assert await store.sweep(10) == 0
+
+
+async def test_a_sweep_while_a_session_is_made_does_not_hide_it(
+    store: RedisStore, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, send = RedisStore(redis_url, namespace), store._send
+
+    async def swept_between(commands: Any, client: Any) -> list[Any]:
+        answers = []
+        for command in commands:
+            answers += await send([command], client)
+            await other.sweep(10)
+        return answers
+
+    await store.push([run("warm", "r1", 1, 1)])
+    monkeypatch.setattr(store, "_send", swept_between)
+    await store.push([run("s", "r1", 1, 1)])
+    assert await other.sessions("", 10) == ["s", "warm"]
+    await other.close()

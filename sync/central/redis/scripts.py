@@ -9,6 +9,8 @@ from typing import Final
 Word = str | bytes | int
 Command = tuple[Word, ...]
 
+RUN: Final = "EVALSHA"
+
 
 class Script:
     """A script that the server knows by the SHA-1 of its source."""
@@ -20,7 +22,7 @@ class Script:
 
     def call(self, keys: tuple[str, ...], *arguments: Word) -> Command:
         """The command that runs it."""
-        return ("EVALSHA", self._sha, len(keys), *keys, *arguments)
+        return (RUN, self._sha, len(keys), *keys, *arguments)
 
     def load(self) -> Command:
         """The command that makes it known to the server."""

@@ -74,15 +74,17 @@ class RedisStore(CentralStore):
         for batch in _batches(runs):
             # First the index: an entry without a session does no harm, a session without one is never listed.
             index = self._index(run.session_id for run in batch)
-            indexed, *answers = await self._ask([index, *map(self._push, batch)])
+            commands = [index, *map(self._push, batch)]
+            if made := [run.session_id for run in batch if run.fresh]:
+                commands.append(self._index(made))  # A sweep may come between, and find what is not there yet.
+            indexed, *answers = await self._ask(commands)
             self._decode(indexed, replies.count, self._keys.sessions)
+            if made:
+                self._decode(answers.pop(), replies.count, self._keys.sessions)
             pushed += [
                 self._decode(answer, replies.pushed, _title(run.session_id))
                 for run, answer in zip(batch, answers, strict=True)
             ]
-        await self._list_again(
-            [run.session_id for run, each in zip(runs, pushed, strict=True) if 0 < each.admitted == each.head]
-        )
         return pushed
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
@@ -112,8 +114,9 @@ class RedisStore(CentralStore):
         indexed, answer = await self._ask([self._index([session_id]), put], self._large)
         self._decode(indexed, replies.count, self._keys.sessions)
         done = self._decode(answer, replies.count, _title(session_id)) == 1
-        if done and expected is None:
-            await self._list_again([session_id])
+        if done and expected is None:  # A sweep may have come between, and have found what was not there yet.
+            [indexed] = await self._ask([self._index([session_id])])
+            self._decode(indexed, replies.count, self._keys.sessions)
         return done
 
     async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
@@ -136,12 +139,6 @@ class RedisStore(CentralStore):
                 break
             last = page[-1]
         return swept
-
-    async def _list_again(self, made: Sequence[str]) -> None:
-        """A sweep may have come between, and have found what was new in the index and not there yet."""
-        if made:
-            [indexed] = await self._ask([self._index(made)])
-            self._decode(indexed, replies.count, self._keys.sessions)
 
     async def _unlist(self, members: Sequence[bytes], limit: int = 1 << 62) -> int:
         """Take those out of the index, up to a limit, that are not there. What ended otherwise the server removes."""
@@ -270,7 +267,9 @@ class RedisStore(CentralStore):
     async def _ask_at_once(self, commands: Sequence[Command], client: Redis) -> list[Any]:
         answers = await self._send(commands, client)
         done = next((i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)), len(answers))
-        if done == len(answers) or not all(isinstance(answer, NoScriptError) for answer in answers[done:]):
+        asked = zip(commands[done:], answers[done:], strict=True)
+        unknown = all(isinstance(answer, NoScriptError) for command, answer in asked if command[0] == scripts.RUN)
+        if done == len(answers) or not unknown:
             # Or somebody else loaded them halfway. Sending what was left out would change the order of runs, so
             # that is an error, and all will be sent again.
             return answers
@@ -316,7 +315,7 @@ def _batches(runs: Sequence[Run]) -> Iterator[list[Run]]:
     size = 0
     for run in runs:
         weight = sum(map(len, run.changes))
-        if batch and (size + weight > PIPELINE_BYTES or len(batch) + 1 == PIPELINE_COMMANDS):  # one is for the index
+        if batch and (size + weight > PIPELINE_BYTES or len(batch) + 2 == PIPELINE_COMMANDS):  # for the index
             yield batch
             batch, size = [], 0
         batch.append(run)
