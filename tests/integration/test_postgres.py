@@ -319,6 +319,16 @@ async def test_hints_tell_generation_and_place(open_store: OpenStore) -> None:
     assert await asyncio.wait_for(anext(watching), 10) == Hint("s", "g1", 3)
 
 
+async def test_what_was_pushed_last_is_told_though_the_store_is_closed_at_once(open_store: OpenStore) -> None:
+    watched, hasty = open_store(), open_store()
+    await watched.identify()
+    watching = watched.watch()
+    assert await anext(watching) is None
+    await hasty.push([run("s", "r1", 1, 1, generation="g1")])
+    await hasty.close()
+    assert await asyncio.wait_for(anext(watching), 10) == Hint("s", "g1", 1)
+
+
 async def test_what_a_watcher_can_not_keep_or_read_means_that_anything_moved(
     open_store: OpenStore, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

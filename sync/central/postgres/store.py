@@ -47,6 +47,8 @@ LARGE_AT_ONCE: Final = 2
 IDLE_SECONDS: Final = 60.0
 """Shorter than what routers between give a connection that nobody uses."""
 CLOSE_SECONDS: Final = 5.0
+TELL_SECONDS: Final = 1.0
+"""That closing waits for hints to be sent."""
 SWEEP_SESSIONS: Final = 10
 SWEEP_CHANGES: Final = 500
 """Removed in one statement: what it locks, it holds for a few milliseconds."""
@@ -77,6 +79,9 @@ class PostgresStore(CentralStore):
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._closed = False
         self._listening: set[Any] = set()
+        self._moved: list[Hint] = []
+        """What watchers are to be told."""
+        self._telling: asyncio.Task[None] | None = None
 
     async def identify(self) -> Identity:
         """Connect, create what is missing, and tell which store this is."""
@@ -122,17 +127,24 @@ class PostgresStore(CentralStore):
             for run, pushed in zip(runs, results, strict=True)
             if pushed.admitted
         ]
-        await self._notify(moved)
+        self._notify(moved)
         return results
 
-    async def _notify(self, moved: Sequence[Hint]) -> None:
-        """Apart from the push, which must stand whatever becomes of this: and Postgres lets one notifying transaction
-        commit at a time, so it is short."""
+    def _notify(self, moved: Sequence[Hint]) -> None:
+        """Apart from the push, which must stand whatever becomes of this, and need not wait for it. Postgres lets one
+        notifying transaction commit at a time, so it is short, and tells all that has moved meanwhile."""
         if not (self._address.notify and moved):
             return
+        self._moved += moved
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell(), name="localfirst-notify")
+
+    async def _tell(self) -> None:
         with suppress(LocalFirstError):  # A hint may be lost.
-            async with self._connection() as connection:
-                await connection.execute(QUERIES["notify"], self._channel, hints.payloads(moved))
+            while self._moved:
+                moved, self._moved = self._moved, []
+                async with self._connection() as connection:
+                    await connection.execute(QUERIES["notify"], self._channel, hints.payloads(moved))
 
     async def pull(self, wants: Sequence[Want], max_bytes: int) -> list[Pulled]:
         """A page of each session's log after what the puller has."""
@@ -178,7 +190,7 @@ class PostgresStore(CentralStore):
             )
         made = expected is None or expected.generation != checkpoint.generation
         if done and made:
-            await self._notify([Hint(session_id, checkpoint.generation, checkpoint.seq)])
+            self._notify([Hint(session_id, checkpoint.generation, checkpoint.seq)])
         return done
 
     async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
@@ -188,7 +200,7 @@ class PostgresStore(CentralStore):
         arguments = [ending.session_id for ending in endings], [ending.generation for ending in endings], keep
         async with self._connection() as connection:
             rows = await connection.fetch(QUERIES["delete"], self._namespace, *arguments, timeout=LARGE_SECONDS)
-        await self._notify([Hint(session_id, "", 0) for (session_id,) in rows])
+        self._notify([Hint(session_id, "", 0) for (session_id,) in rows])
 
     async def sweep(self, limit: int) -> int:
         """Remove what is left of sessions that expired, statement by statement."""
@@ -227,6 +239,9 @@ class PostgresStore(CentralStore):
 
     async def close(self) -> None:
         """Close all connections; what is still asked for gets a moment to finish."""
+        if self._telling is not None:
+            await asyncio.wait([self._telling], timeout=TELL_SECONDS)
+            self._telling.cancel()
         self._closed = True
         for connection in list(self._listening):
             connection.terminate()
