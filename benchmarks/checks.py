@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from benchmarks.beside import Beside
+    from benchmarks.bulk import Bulk
     from benchmarks.local import Effort, Results
     from benchmarks.replication import Replication
 
@@ -122,6 +123,41 @@ def check_replication(replication: Replication) -> list[Check]:
         held = [max(times) / 1e6 for times in sweep.statements.rounds]
         figures.append(figure(f"sweep of {sweep.sessions:,} expired sessions, longest lock, ms", 50.0, held))
     return figures
+
+
+def check_bulk(bulk: Bulk) -> list[Check]:
+    """Whether many sessions move nearly as fast as bare bytes, and much faster than call by call."""
+    bare_push, bare_hydrate, peer, bound = _BESIDE[bulk.remote]
+
+    def ratio(title: str, bound: float | None, above: Sequence[float], below: Sequence[float]) -> Check:
+        rates = [one / other for one, other in zip(above, below, strict=True)]
+        return Check(f"{bulk.remote}: {title}", False, bound, rates)
+
+    best = [ratio("the same / RPUSH of a session at once", None, bulk.push, bulk.best_push)] if bulk.best_push else []
+    return [
+        Check(f"{bulk.remote}: items per second pushed, of {bulk.items:,}", False, None, bulk.push),
+        ratio(f"the same / {bare_push}", bound, bulk.push, bulk.bare_push),
+        *best,
+        ratio(f"the same / {peer}, one by one", 5.0, bulk.push, bulk.peer),
+        ratio("items per second over a slow line / a quick one", 0.7, bulk.slow, bulk.fast),
+        Check(f"{bulk.remote}: items per second fetched, of {bulk.items:,}", False, None, bulk.hydrate),
+        ratio(f"the same / {bare_hydrate}", 0.4, bulk.hydrate, bulk.bare_hydrate),
+        Check(f"{bulk.remote}: round trips to the last 20 items of a session", True, 2.0, bulk.trips),
+    ]
+
+
+_BESIDE: Final = {
+    "Redis": ("RPUSH, pipelined", "LRANGE, pipelined", "RedisSession", 0.5),
+    "Postgres": ("COPY", "COPY out", "SQLAlchemySession", 0.4),
+}
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """A line for each."""
+    for check in checks:
+        verdict = {True: "", False: "  missed", None: ""}[check.met]
+        seen = f"{check.seen:.2f} ({min(check.rounds):.2f} - {max(check.rounds):.2f})"
+        print(f"{check.name:60} {check.wanted:>7}  {seen}{verdict}")
 
 
 def _milliseconds(microseconds: Sequence[float]) -> list[float]:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.checks import check_replication
+from benchmarks.checks import check_replication, print_checks
 from benchmarks.idle import LONG, SHORT, Idle, Rest, idler
 from benchmarks.latency import Latency, measure_latency
 from benchmarks.lives import Room, Sweep, measure_room, measure_sweep
@@ -125,10 +125,7 @@ def main() -> int:
         measured = asyncio.run(measure_replication(Path(directory), amount))
     for name, reason in measured.missing.items():
         print(f"not measured: {name} ({reason})")
-    for check in [check for each in measured.found for check in check_replication(each)]:
-        verdict = {True: "", False: "  missed", None: ""}[check.met]
-        seen = f"{check.seen:.2f} ({min(check.rounds):.2f} - {max(check.rounds):.2f})"
-        print(f"{check.name:60} {check.wanted:>7}  {seen}{verdict}")
+    print_checks([check for each in measured.found for check in check_replication(each)])
     return 0
 
 
