@@ -25,7 +25,7 @@ from localfirst.opening import open as open_store
 from localfirst.secret import Url, given, shown
 from localfirst.store import Store
 
-_Place = tuple[Path, str, str]
+_Place = tuple[Path, Url, str]
 _PLACES: Final = ("host", "port", "db", "dbname", "database")
 """Options of an address that say which store it is."""
 
@@ -63,15 +63,15 @@ def borrow(path: str | os.PathLike[str], *, remote: str | None = None, namespace
             f" {directory}` takes over the conversations of a database of the OpenAI Agents SDK or of openstackai; or"
             " take another path"
         )
-    remote = os.environ.get("LOCALFIRST_REMOTE", "") if remote is None else remote
-    place = directory, str(remote), namespace
+    remote = Url(os.environ.get("LOCALFIRST_REMOTE", "") if remote is None else remote)
+    place = directory, remote, namespace
     with _lock:
         opened = _opened.get(place)
         if opened is not None and not opened.users and read_note(opened.store.path / "data") is not None:
             opened.store.close(0.0)  # It is damaged: what can be read is saved as it is opened again.
             opened = None
         if opened is None:
-            opened = _opened[place] = _Opened(open_store(directory, remote=Url(remote), namespace=namespace))
+            opened = _opened[place] = _Opened(open_store(directory, remote=remote, namespace=namespace))
         opened.users += 1
 
     def drop() -> None:
