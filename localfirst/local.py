@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ class Local:
         self._path = path
         self._namespace = namespace
         self._listeners = listeners
+        self._fsync = fsync
         self._closed = False
         self._told = False
         self._unended: list[tuple[SessionKey, int]] = []
@@ -82,7 +83,7 @@ class Local:
     def _start(self) -> None:
         self._clock = HybridClock(self.time.timestamp)
         self._views = Views(self._make_view)
-        self._writer = Writer()
+        self._writer = Writer(self.log.rows.together if self._fsync else None)
 
     @property
     def replica_id(self) -> str:
@@ -188,8 +189,10 @@ class Local:
         wish: Wish | None = None,
         then: Callable[[], None] = nothing,
     ) -> list[Change]:
-        """As `write`; a busy directory is waited for off the event loop. `then` is called when it is on disk, also if
-        the caller was cancelled meanwhile."""
+        """As `write`; a session that takes long to load, and a busy directory, are waited for off the event loop.
+        `then` is called when it is on disk, also if the caller was cancelled meanwhile."""
+        if self._writer.waits:
+            return await self._write_durably(key, session_id, plan, fresh, turn, branch, wish, then)
         view = self.view(key, session_id)
         if self._writer.is_free and not view.is_costly():
             try:
@@ -201,6 +204,36 @@ class Local:
                 return wrote
         write = partial(self._write, key, session_id, plan, fresh, turn, branch, wish)
         return await self._writer.run_aside(write, then)
+
+    async def _write_durably(
+        self,
+        key: SessionKey,
+        session_id: str,
+        plan: Plan,
+        fresh: bool,
+        turn: Turn,
+        branch: OnBranch,
+        wish: Wish | None,
+        then: Callable[[], None],
+    ) -> list[Change]:
+        """As `write_soon`, where each commit waits for the disk: those who write at the same time share one."""
+        alone = await self._writer.is_alone()
+        view = self.view(key, session_id)
+        if view.is_costly():
+            write = partial(self._write, key, session_id, plan, fresh, turn, branch, wish)
+            return await self._writer.run_aside(write, then)
+        if alone:
+            try:
+                with self._writer.timed():
+                    wrote = self._carry_out(view, key, session_id, plan, fresh, turn, branch, wish)
+            except StoreBusy:
+                pass
+            else:
+                then()
+                return wrote
+        share = partial(view.write, plan, fresh=fresh, turn=turn, branch=branch, wish=wish)
+        after = partial(self._tell, view, key, session_id)
+        return await self._writer.run_with_others(share, view, after, then)
 
     def _write(
         self,
@@ -226,6 +259,11 @@ class Local:
         wish: Wish | None,
     ) -> list[Change]:
         wrote = view.write(plan, fresh=fresh, turn=turn, branch=branch, wish=wish)
+        self._tell(view, key, session_id, wrote)
+        return wrote
+
+    def _tell(self, view: View, key: SessionKey, session_id: str, wrote: Sequence[Change]) -> None:
+        """What follows from changes that are on disk."""
         if view.expired:
             view.expired = False
             self._listeners.emit(key, session_id, SessionEvent.SESSION_EXPIRED)
@@ -233,7 +271,6 @@ class Local:
             self._end_turns()
         if wrote and self.wrote is not None:
             self.wrote()
-        return wrote
 
     @contextmanager
     def ending(self, key: SessionKey, turn: int) -> Iterator[None]:

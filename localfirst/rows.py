@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from localfirst.connections import Connections, file_bytes
 from localfirst.diskerrors import file_error, of_the_disk, of_this_call
-from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt
+from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt, StoreUnwritable
 from localfirst.schema import FORMAT, READABLE, check_free, checksum, create, finish, format_of, prepare_directory
 
 PATIENCE: Final = 30.0
@@ -37,6 +37,9 @@ _INSERT_LAST: Final = (
     f" {MODE_RAW}, ?3, ?4)"
 )
 _GUARD: Final = b"\0"
+_OUTER: Final = "BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",)
+_INNER: Final = "SAVEPOINT part", "RELEASE part", ("ROLLBACK TO part", "RELEASE part")
+"""How a transaction begins, ends, and is undone; and one that is part of another."""
 
 T = TypeVar("T")
 
@@ -116,18 +119,36 @@ class Rows:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside is committed at once, or not at all. Keep it small, and never await inside."""
+        """Everything inside is committed at once, or not at all. Keep it small, and never await inside.
+
+        One in another is a part of that: it is on disk when that is, and can be undone without it.
+        """
         with self._using() as execute, self._connections.writing:
-            execute("BEGIN IMMEDIATE")
             connection = self._connections.acquire()
             try:
-                yield
-                execute("COMMIT")
-                connection.transactions += 1
-            except BaseException:
-                if connection.sqlite.in_transaction:
-                    execute("ROLLBACK")
-                raise
+                begin, end, undo = _INNER if connection.sqlite.in_transaction else _OUTER
+                execute(begin)
+                try:
+                    yield
+                    execute(end)
+                    connection.transactions += 1
+                except BaseException:
+                    if connection.sqlite.in_transaction:
+                        for statement in undo:
+                            execute(statement)
+                    raise
+            finally:
+                connection.lock.release()
+
+    def together(self, calls: Iterable[Callable[[], None]]) -> None:
+        """Make calls, none of which raises, in one transaction. What this raises leaves nothing of any of them."""
+        with self.transaction():
+            connection = self._connections.acquire()
+            try:
+                for call in calls:
+                    call()
+                    if not connection.sqlite.in_transaction:  # What comes now would be stored, and by itself.
+                        raise StoreUnwritable(f"{self.directory} can't be used now; nothing of this call was stored")
             finally:
                 connection.lock.release()
 
@@ -136,12 +157,14 @@ class Rows:
         """All reads inside see one state."""
         with self._using() as execute:
             connection = self._connections.acquire()
+            inner = connection.sqlite.in_transaction  # Which sees one state as it is.
             try:
-                execute("BEGIN")
+                if not inner:
+                    execute("BEGIN")
                 yield
             finally:
                 connection.lock.release()
-                if connection.sqlite.in_transaction:  # Else SQLite has ended it, for a fault of the disk.
+                if connection.sqlite.in_transaction and not inner:  # Else SQLite has ended it, for a fault of the disk.
                     execute("COMMIT")
 
     def get(self, key: bytes) -> bytes | None:

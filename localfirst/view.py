@@ -16,7 +16,7 @@ from typing import Final
 
 from localfirst.change import BEGIN, END, MAIN_BRANCH, OF_A_BRANCH, TOUCH, Admitted, Change
 from localfirst.clock import WRONG, CentralTime, HybridClock, moment, unpack_ms
-from localfirst.errors import LocalFirstError, MalformedChange, StoreCorrupt, of_session
+from localfirst.errors import LocalFirstError, MalformedChange, StoreBusy, StoreCorrupt, of_session
 from localfirst.fold import VOID, Effect, Fold
 from localfirst.lifetime import FOR_EVER, Lifetime, Wish, decode_touch, encode_touch
 from localfirst.limits import CHANGE_ROOM, check_call
@@ -27,6 +27,7 @@ from localfirst.room import Evicted
 from localfirst.unresolved import Conflicts
 
 _CONNECTIONS: Final = 64  # Of which a view remembers what it has checked.
+_LOCK_SECONDS: Final = 0.002  # To wait for a lock that should be free at once.
 _ITEM_OVERHEAD: Final = 200  # What an item costs in memory beside its own bytes.
 
 Step = tuple[str, bytes]
@@ -75,6 +76,7 @@ class View:
         self.loaded = False
         self.expired = False
         """It was dropped here, since somebody asked last."""
+        self._unsettled = False
         self._listening = listening
         self._log = log
         self._codec = log.codec(head.session_id)
@@ -162,11 +164,19 @@ class View:
         turn: Callable[[], int] = no_turn,
         branch: OnBranch = on_main,
         wish: Wish | None = None,
+        shared: bool = False,
     ) -> list[Change]:
         """Make the changes that a plan decides on, all or none. `fresh`: it must see the newest state; `turn` tells of
         which turn they are part, `branch` on which branch they are made, and `wish` how long the session shall live.
-        Raises `Evicted` if that needs what is not here."""
-        with self.lock:
+        `shared`: in a transaction of several that is under way. Then nobody else writes, until `settle` or `retreat`;
+        and as whoever holds `lock` may wait for that transaction, it does not wait for `lock`. Raises `Evicted` if that
+        needs what is not here."""
+        if not self.lock.acquire(timeout=_LOCK_SECONDS if shared else -1):
+            raise self._busy()
+        try:
+            if self._unsettled and not shared:
+                raise self._busy()
+            self._unsettled = shared
             if fresh or not self.loaded or wish != self._wished:
                 self.refresh()
             while steps := plan(visible := self._seen(whole=fresh or branch is not on_main)):
@@ -182,6 +192,21 @@ class View:
                         return changes
                     self._catch_up()
             return []
+        finally:
+            self.lock.release()
+
+    def settle(self) -> None:
+        """What was written in a transaction of several is on disk."""
+        self._unsettled = False
+
+    def retreat(self) -> None:
+        """What was written in a transaction of several is not on disk: forget all that is known here."""
+        with self.lock:
+            self._forget()
+            self._exists = self._unsettled = False
+
+    def _busy(self) -> StoreBusy:
+        return StoreBusy(of_session(self._head.session_id, "somebody else is writing; nothing was stored: try again"))
 
     def _checked_size(self, changes: Sequence[Change]) -> int:
         """Bytes of a call, unless that is too many. The end of a turn is never too much."""

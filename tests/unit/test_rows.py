@@ -273,6 +273,43 @@ def test_a_busy_store_raises_at_once_and_patience_waits(rows: Rows) -> None:
     assert rows.get(b"k") == b"v"
 
 
+def test_calls_that_lose_their_transaction_leave_nothing(rows: Rows) -> None:
+    """SQLite ends one by itself for some faults of the disk."""
+    calls: list[Callable[[], Any]] = [
+        lambda: rows.insert(b"k1", b"v"),
+        lambda: rows._connections._con.execute("ROLLBACK"),
+        lambda: rows.insert(b"k2", b"v"),
+    ]
+    with pytest.raises(StoreUnwritable, match="nothing of this call was stored"):
+        rows.together(calls)
+    assert rows.range(b"k", b"l") == []
+    rows.together([calls[0], calls[2]])
+    assert [key for key, _ in rows.range(b"k", b"l")] == [b"k1", b"k2"]
+
+
+def test_a_transaction_in_another_is_undone_without_it_and_with_it(rows: Rows) -> None:
+    def insert(*keys: bytes) -> None:
+        with rows.transaction():
+            for key in keys:
+                rows.insert(key, b"v")
+                with rows.snapshot():
+                    assert rows.get(key) == b"v"
+
+    def insert_twice(*keys: bytes) -> None:
+        with rows.transaction():
+            insert(*keys)
+            insert(*keys)
+
+    with rows.transaction():
+        insert(b"k1")
+        with pytest.raises(RowExists):
+            insert(b"k2", b"k1")
+        insert(b"k3")
+    with pytest.raises(RowExists):
+        insert_twice(b"k4", b"k5")
+    assert [key for key, _ in rows.range(b"k", b"l")] == [b"k1", b"k3"]
+
+
 def test_a_full_disk_stores_nothing_and_goes_on_when_there_is_space(rows: Rows) -> None:
     rows.insert(b"before", b"v")
     pages = rows._connections._con.execute("PRAGMA page_count").fetchone()[0]
