@@ -308,7 +308,7 @@ class Worker:
 
     async def _move_log(self) -> None:
         last_row = await patiently(self._log.rows.last_row)
-        if last_row - self._moved_row > MOVE_ROWS:
+        if last_row - self._moved_row > MOVE_ROWS and self._log.rows.wal_bytes():
             self._moved_row = last_row
             await asyncio.to_thread(self._log.rows.checkpoint)
 
