@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import localfirst
 from localfirst.change import decode_change
-from localfirst.errors import ConfigurationError
+from localfirst.errors import ConfigurationError, RemoteUnavailable
 from localfirst.holes import slots_above
 from localfirst.records import TURN, span
 from tests.faults.author import Author
@@ -141,9 +141,12 @@ def _live(life: Life, pipe: Connection) -> None:
 
 def _sight(store: localfirst.Store, names: Sequence[str]) -> Sight:
     status = store.status()
-    shown = _shown(store, (*SESSIONS, *_all_ending(names)))
+    try:
+        shown = _shown(store, (*SESSIONS, *_all_ending(names)))
+        mortal = sum(1 for _ in store.sessions(BRIEF)) + len(_session(store, FLEETING))
+    except RemoteUnavailable as error:  # What was evicted can't be fetched just now: nobody else shows this.
+        return Sight(store.replica_id, status.pending_changes, 0, status.state, str(error))
     digest = blake2b(json.dumps(shown).encode(), digest_size=8).hexdigest()
-    mortal = sum(1 for _ in store.sessions(BRIEF)) + len(_session(store, FLEETING))
     return Sight(digest, status.pending_changes, mortal, status.state, status.last_error)
 
 
