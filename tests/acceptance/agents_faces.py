@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import localfirst
 from localfirst.integrations import stores
 from localfirst.integrations.openai_agents import (
+    AdvancedSQLiteSession,
     AsyncSQLiteSession,
     EncryptedSession,
     RedisSession,
@@ -30,7 +31,7 @@ KEY: Final = "nfF2-wNQnV3i8LpZrXeJ5s7uYbGhKdCa"
 Make = Callable[..., Any]
 """Makes a session by its id; of one id, they are one conversation."""
 
-OURS: Final = ("core", "sqlite", "async_sqlite", "redis", "sqlalchemy", "encrypted")
+OURS: Final = ("core", "sqlite", "async_sqlite", "advanced", "redis", "sqlalchemy", "encrypted")
 WRAPPED: Final = ("sdk_encrypted", "compacting")
 """Ours, inside of what the SDK wraps sessions in."""
 
@@ -76,6 +77,9 @@ def _maker(face: str, request: pytest.FixtureRequest, folder: Path, stack: ExitS
         "core": core,
         "sqlite": lambda: sqlite,
         "async_sqlite": lambda: lambda name, **options: AsyncSQLiteSession(name, directory, **options),
+        "advanced": lambda: (
+            lambda name, **options: AdvancedSQLiteSession(session_id=name, db_path=folder / "advanced.db", **options)
+        ),
         "redis": on_redis,
         "sqlalchemy": on_postgres,
         "encrypted": lambda: lambda name, **options: EncryptedSession(name, sqlite(name, **options), KEY),

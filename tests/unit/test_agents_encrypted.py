@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 
 import localfirst
 from localfirst.integrations import stores
-from localfirst.integrations.openai_agents import EncryptedSession, SessionABC, SQLiteSession
+from localfirst.integrations.openai_agents import AdvancedSQLiteSession, EncryptedSession, SessionABC, SQLiteSession
 
 KEY: Final = "nfF2-wNQnV3i8LpZrXeJ5s7uYbGhKdCa"
 OTHER: Final = "another-key-that-is-32-bytes-long"
@@ -53,11 +53,12 @@ class Followed(Plain):
         return await super().pop_item()
 
 
-@pytest.fixture(params=["ours", "the sdk's", "somebody's"])
+@pytest.fixture(params=["ours", "ours with branches", "the sdk's", "somebody's"])
 def below(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A session to keep sealed items in."""
     makers: dict[str, Callable[[], Any]] = {
         "ours": lambda: SQLiteSession("s", tmp_path / "store"),
+        "ours with branches": lambda: AdvancedSQLiteSession(session_id="s", db_path=tmp_path / "store"),
         "the sdk's": lambda: SdkSQLiteSession("s", tmp_path / "s.db"),
         "somebody's": lambda: Plain("s"),
     }

@@ -115,9 +115,12 @@ class AdvancedSQLiteSession(SQLiteSession):
 
     async def pop_item(self, *, wrapper: RunContextWrapper[Any] | None = None) -> Any | None:  # noqa: ARG002
         """As `Session.pop_item`. What was used in a turn counts no more when its message is gone."""
+        return await self._pop(plans.is_item)
+
+    async def _pop(self, fits: Callable[[Any], bool]) -> Any | None:
         await self._access.hydrate_soon()
         branch = await self._access.branch_soon()
-        popped = usage.Pop(plans.is_item, branch)
+        popped = usage.Pop(fits, branch)
         await self._access.write_soon(popped, fresh=True, branch=branch, then=partial(self._emit_popped, popped))
         return popped.item
 
@@ -333,13 +336,16 @@ class AdvancedSQLiteSession(SQLiteSession):
 
 
 async def _whole(call: Coroutine[Any, Any, T]) -> T:
-    """What a call gives. If the caller is cancelled, the call is finished first."""
-    task = asyncio.ensure_future(call)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    """What a call gives. If the caller is cancelled, however often, the call is finished first."""
+    task, cancelled = asyncio.ensure_future(call), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled from task.exception()
+    return task.result()
 
 
 def _line(fold: Fold, branch_id: str | None, here: OnBranch) -> Line | None:

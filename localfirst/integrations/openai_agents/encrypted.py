@@ -12,6 +12,7 @@ from cryptography.fernet import InvalidToken
 
 from localfirst import jsonvalue, windows
 from localfirst.errors import DecryptionError, MalformedChange, of_session
+from localfirst.integrations.openai_agents.advanced import AdvancedSQLiteSession
 from localfirst.session import Session
 
 
@@ -71,7 +72,7 @@ class EncryptedSession(SdkEncryptedSession):
         removed then. One that expired stays where it is, or goes as well, as the session below has it.
         """
         below: Any = self.underlying_session
-        if isinstance(below, Session) and type(below).pop_item is Session.pop_item:
+        if type(below).pop_item in (Session.pop_item, AdvancedSQLiteSession.pop_item):
             return self._unwrap(await below._pop(self._opens))
         if type(below).pop_item is SdkSQLiteSession.pop_item and hasattr(below, "_pop_item_with_validation"):
             popped = await below._pop_item_with_validation(self._opens)
