@@ -5,6 +5,9 @@ Where their calls differ from the SDK's, both work.
 
 from __future__ import annotations
 
+import asyncio
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +18,7 @@ import httpx
 import pytest
 import redis.asyncio as redis
 from agents import Agent, RunConfig, Runner
+from agents.memory import SQLiteSession as SdkSQLiteSession
 from agents.testing import ModelStep, ScriptedModel, assistant_message
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -195,3 +199,19 @@ async def test_old_sessions_are_cleaned_up() -> None:
     assert session.store.cleanup(idle_for=timedelta(days=30)) == []
     assert session.store.cleanup(idle_for=0) == ["user_123"]
     assert isinstance(session, localfirst.Session)
+
+
+async def test_a_database_of_the_sdk_comes_along_in_its_place(tmp_path: Path) -> None:
+    theirs = SdkSQLiteSession("user_123", "conversations.db")
+    await answers(theirs, "Create a note", "Now list my notes")
+    before = await theirs.get_items()
+    theirs.close()
+    with pytest.raises(localfirst.ConfigurationError) as caught:
+        SQLiteSession("user_123", "conversations.db")
+    found = re.search("`localfirst (.*?)`", str(caught.value))
+    assert found is not None
+    command = await asyncio.create_subprocess_exec(sys.executable, "-m", "localfirst", *found[1].split())
+    assert await asyncio.wait_for(command.wait(), 60) == 0
+    session = SQLiteSession("user_123", "conversations.db")
+    assert await session.get_items() == before
+    assert await answers(session, "And now?") == ["5 messages"]
