@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -19,6 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from localfirst.errors import ConfigurationError
+from localfirst.integrations import stores
 from localfirst.integrations.openai_agents import RedisSession, SQLAlchemySession, SQLiteSession
 from localfirst.integrations.openai_agents.postgres_address import of_engine, of_url
 from localfirst.integrations.openai_agents.redis_address import of_client, with_options
@@ -27,6 +29,12 @@ from sync.central.redis.address import connection_pools
 
 SECRET: Final = "h/u#n@t:2?%é+ &"
 KINDS: Final = [redis.Redis, redis.asyncio.Redis]
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    stores._close_all()
 
 
 def options_of(url: str) -> dict[str, Any]:
@@ -119,7 +127,6 @@ def test_prefixes_and_tables_are_namespaces(tmp_path: Path) -> None:
     }
     for namespace, session in named.items():
         assert session.store.namespace == namespace
-        session.store.close(0)
     for prefix in ("", "default"):
         with pytest.raises(ConfigurationError, match="take another one"):
             RedisSession.from_url("s", url=url, key_prefix=prefix)
@@ -227,7 +234,6 @@ def test_one_of_engine_and_url(tmp_path: Path) -> None:
     made = SQLAlchemySession.from_url("s", url=url, path=tmp_path)
     assert made.engine is made.engine
     assert str(made.engine.url) == url
-    session.store.close(0)
 
 
 def test_memory_goes_nowhere() -> None:
