@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,8 @@ from localfirst.errors import (
 )
 from localfirst.testing.conformance import CASES, check
 from localfirst.testing.conformance.harness import admitted, bodies, changes, following, grow, having, run, whole_log
-from sync.central.base import FORMAT_VERSION, Hint
+from sync.central.base import FORMAT_VERSION, Checkpoint, Ending, Head, Hint
+from sync.central.digests import digest_after
 from sync.central.postgres import PostgresStore, hints
 from sync.central.postgres.schema import STEPS
 from sync.central.postgres.statements import QUERIES, SCHEMA
@@ -317,6 +319,28 @@ async def test_hints_tell_generation_and_place(open_store: OpenStore) -> None:
     assert await anext(watching) is None
     await shared.push([run("s", "r1", 1, 3, generation="g1")])
     assert await asyncio.wait_for(anext(watching), 10) == Hint("s", "g1", 3)
+
+
+async def test_no_statement_needs_to_ask_for_types_first(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a slow line, that takes longer than the statement, and it takes it on each connection."""
+
+    async def ask(*_: object) -> None:
+        raise AssertionError("types are asked for")
+
+    monkeypatch.setattr(asyncpg.Connection, "_introspect_types", ask)
+    shared = open_store()
+    await shared.identify()
+    await shared.push([replace(run("s", "r1", 1, 3, generation="g1"), ttl=3_600_000)])
+    log = await whole_log(shared, "s")
+    head = Head("g1", 3, digest_after(0, log))
+    assert await shared.heads(["s"]) == [head]
+    assert await shared.put_checkpoint("s", head, Checkpoint("g1", 3, head.digest, b"folded"), {"r1": 3})
+    assert await shared.checkpoint("s") is not None
+    await shared.delete([Ending("s", "g1")])
+    assert await shared.sweep(1) == 0
+    assert await shared.sessions("", 10) == []
 
 
 async def test_what_was_pushed_last_is_told_though_the_store_is_closed_at_once(open_store: OpenStore) -> None:

@@ -16,6 +16,7 @@ from localfirst.change import Change, encode_change
 from localfirst.testing.conformance.harness import GENERATION, PAGE, digest_of, grow, having, run, whole_log
 from sync.central.base import Checkpoint, Head
 from sync.central.postgres import PostgresStore
+from sync.central.postgres.batch import numbers
 from sync.central.postgres.statements import QUERIES
 
 NAMESPACE = "test"
@@ -60,6 +61,11 @@ def scans(plan: str) -> Iterator[str]:
     return (line.strip() for line in plan.splitlines() if " on " in line and not any(each in line for each in others))
 
 
+def places(after: int, digest: int | None, count: int = 100) -> tuple[str, str]:
+    """Of so many pullers."""
+    return numbers([after] * count), numbers([digest] * count)
+
+
 async def explain(connection: Any, query: str, *arguments: Any) -> str:
     rows = await connection.fetch(f"explain {QUERIES[query]}", *arguments)
     return "\n".join(row[0] for row in rows)
@@ -74,8 +80,12 @@ async def test_plans_of_reads_go_through_the_primary_keys(
     names = [f"session-{number}" for number in range(100)]
     plans = [
         await explain(connection, "heads", NAMESPACE, names),
-        await explain(connection, "pull", NAMESPACE, names, [None] * 100, [0] * 100, [None] * 100, PAGE),
-        await explain(connection, "pull", NAMESPACE, names, [GENERATION] * 100, [7] * 100, [1] * 100, PAGE),
+        await explain(
+            connection, "pull", NAMESPACE, names, [None] * 100, numbers([0] * 100), numbers([None] * 100), PAGE
+        ),
+        await explain(
+            connection, "pull", NAMESPACE, names, [GENERATION] * 100, numbers([7] * 100), numbers([1] * 100), PAGE
+        ),
         await explain(connection, "sessions", NAMESPACE, "session-1", 10),
     ]
     for plan in plans:
@@ -125,7 +135,7 @@ async def test_a_page_reads_no_further_than_it_holds(filled: PostgresStore, conn
     log = await grow(filled, run("s", "r1", 1, 20_000))
     await administer(connection, "vacuum analyze localfirst.changes")
     for generation, after in ((None, 0), (GENERATION, 10_000), (GENERATION, 19_999)):
-        place = [generation], [after], [digest_of(log[:after]) if generation else None]
+        place = [generation], *places(after, digest_of(log[:after]) if generation else None, 1)
         found, blocks = await rows_and_blocks(connection, ["s"], *place, 1000)
         assert 1 <= found <= 20
         assert blocks < 60
@@ -135,7 +145,9 @@ async def test_a_puller_with_another_digest_reads_next_to_nothing(filled: Postgr
     log = await grow(filled, run("s", "r1", 1, 20_000))
     await administer(connection, "vacuum analyze localfirst.changes")
     for digest in (1, digest_of(log[:10_000]) + 1):
-        found, blocks = await rows_and_blocks(connection, ["s"], [GENERATION], [10_000], [digest], 1 << 30)
+        found, blocks = await rows_and_blocks(
+            connection, ["s"], [GENERATION], numbers([10_000]), numbers([digest]), 1 << 30
+        )
         assert (found, blocks < 20) == (1, True)
 
 
@@ -155,7 +167,13 @@ async def test_a_pull_from_below_the_floor_reads_no_changes(filled: PostgresStor
     assert await filled.put_checkpoint("session-7", head, Checkpoint(head.generation, 5, 0, b""), {})
     for generation in (None, head.generation):
         rows = await connection.fetch(
-            QUERIES["pull"], NAMESPACE, ["session-7"], [generation], [4 if generation else 0], [0], PAGE
+            QUERIES["pull"],
+            NAMESPACE,
+            ["session-7"],
+            [generation],
+            numbers([4 if generation else 0]),
+            numbers([0]),
+            PAGE,
         )
         assert [row["seq"] for row in rows] == [None]
 

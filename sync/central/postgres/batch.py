@@ -98,39 +98,41 @@ def _waves(runs: Sequence[Run]) -> list[list[int]]:
     return waves
 
 
-def columns(runs: Sequence[Run]) -> tuple[list[Any] | str, ...]:
-    """The arguments of localfirst.push, from `p_sessions` on. Those with an element for each change go as the text of
-    an array, but for the bodies: the driver would take several times longer for each element."""
+def columns(runs: Sequence[Run]) -> tuple[list[str] | str | bytes, ...]:
+    """The arguments of the statement `push`, from the second on."""
     lengths = [len(run.changes) for run in runs]
     rows = [row(change, run.origin, counter) for run in runs for counter, change in enumerate(run.changes, run.first)]
+    sizes = [len(each.body) for each in rows]
     hashes = [pair for run in runs for pair in split_hashes(run.hashes)]
     return (
         [run.session_id for run in runs],
         [run.generation for run in runs],
-        [run.fresh for run in runs],
+        numbers(int(run.fresh) for run in runs),
         [run.origin for run in runs],
-        list(accumulate(lengths[:-1], initial=1)),
-        [run.first for run in runs],
-        [run.first + length - 1 for run, length in zip(runs, lengths, strict=True)],
-        _numbers(each.time for each in rows),
-        _numbers(each.base for each in rows),
-        _numbers(each.turn for each in rows),
+        numbers(accumulate(lengths[:-1], initial=1)),
+        numbers(run.first for run in runs),
+        numbers(run.first + length - 1 for run, length in zip(runs, lengths, strict=True)),
+        numbers(each.time for each in rows),
+        numbers(each.base for each in rows),
+        numbers(each.turn for each in rows),
         _texts(each.branch for each in rows),
         _texts(each.kind for each in rows),
-        [each.body for each in rows],
-        _numbers(hash0 for hash0, _ in hashes),
-        _numbers(hash1 for _, hash1 in hashes),
-        [run.ttl for run in runs],
+        b"".join(each.body for each in rows),
+        numbers(accumulate(sizes[:-1], initial=1)),
+        numbers(sizes),
+        numbers(hash0 for hash0, _ in hashes),
+        numbers(hash1 for _, hash1 in hashes),
+        numbers(run.ttl for run in runs),
     )
 
 
-def _numbers(numbers: Iterable[int | None]) -> str:
-    """An array as Postgres reads it.
+def numbers(values: Iterable[int | None]) -> str:
+    """An array of numbers as Postgres reads it; 1 and 0 are read as booleans, too.
 
-    >>> _numbers([1, None])
+    >>> numbers([1, None])
     '{1,NULL}'
     """
-    return f"{{{','.join(['NULL' if number is None else str(number) for number in numbers])}}}"
+    return f"{{{','.join(['NULL' if value is None else str(value) for value in values])}}}"
 
 
 def _texts(texts: Iterable[str | None]) -> str:

@@ -30,12 +30,21 @@ select pg_advisory_xact_lock(hashtextextended('localfirst', 0));
 insert into localfirst.store (store_id, format, schema_step) values ($1, $2, $3)
 on conflict (single) do update set format = excluded.format, schema_step = excluded.schema_step;
 
+-- Arrays go as text, but for those of text, and many changes as one: of other arrays the driver has to ask the server
+-- first how to write them, on every connection, and it is slow at writing each element.
+
 -- name: push
 -- Admit runs, at most one per session.
 select run, status, generation, acked, admitted, head, digest, admitted_at, expires_at, ended
 from localfirst.push(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9::text::bigint[], $10::text::bigint[], $11::text::bigint[], $12::text::text[],
-    $13::text::text[], $14, $15::text::bigint[], $16::text::bigint[], $17, $18
+    $1, $2, $3, $4::text::boolean[], $5, $6::text::bigint[], $7::text::bigint[], $8::text::bigint[],
+    $9::text::bigint[], $10::text::bigint[], $11::text::bigint[], $12::text::text[], $13::text::text[],
+    array(
+        select substring($14::bytea from c.place for c.length)
+        from unnest($15::text::integer[], $16::text::integer[]) with ordinality as c (place, length, n)
+        order by c.n
+    ),
+    $17::text::bigint[], $18::text::bigint[], $19::text::bigint[], $20
 );
 
 -- name: notify
@@ -59,7 +68,7 @@ select w.n, l.generation, l.head, l.digest,
     end as ended,
     c.seq, (extract(epoch from c.admitted_at) * 1000)::bigint as admitted_at,
     c.origin, c.counter, c.time, c.base, c.branch, c.kind, c.body, c.turn
-from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) with ordinality
+from unnest($2::text[], $3::text[], $4::text::bigint[], $5::text::bigint[]) with ordinality
     as w (session_id, generation, after, digest, n)
 left join lateral (
     select s.generation, s.head, s.digest, s.floor, s.expires_at from localfirst.sessions as s
@@ -97,7 +106,7 @@ where s.namespace = $1 and s.session_id = $2 and s.floor > 0 and s.expires_at > 
 
 -- name: put_checkpoint
 -- Put what stands for the oldest changes of a log, by compare-and-set.
-select localfirst.put_checkpoint($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+select localfirst.put_checkpoint($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::bigint[], $12, $13);
 
 -- name: delete
 -- Delete sessions; which of them were there.

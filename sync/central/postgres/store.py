@@ -31,7 +31,7 @@ from sync.central.base import (
 )
 from sync.central.postgres import hints, schema
 from sync.central.postgres.address import parse_address
-from sync.central.postgres.batch import batches, check_names, check_run, columns, data
+from sync.central.postgres.batch import batches, check_names, check_run, columns, data, numbers
 from sync.central.postgres.errors import connecting, our_errors
 from sync.central.postgres.statements import QUERIES
 
@@ -155,7 +155,7 @@ class PostgresStore(CentralStore):
         generations = [want.generation for want in wants]
         afters = [want.after for want in wants]
         digests = [None if want.generation is None else want.digest for want in wants]
-        arguments = self._namespace, session_ids, generations, afters, digests, max_bytes
+        arguments = self._namespace, session_ids, generations, numbers(afters), numbers(digests), max_bytes
         async with self._connection() as connection:
             rows = await connection.fetch(QUERIES["pull"], *arguments)
         rows.sort(key=itemgetter(0))  # They come so; SQL just does not promise it.
@@ -183,7 +183,14 @@ class PostgresStore(CentralStore):
     ) -> bool:
         """Put a checkpoint if the log still ends at `expected`; see `CentralStore`."""
         check_names(check_session_id(session_id), checkpoint.generation, *acked)
-        arguments = (*(expected or (None, None, None)), *checkpoint, list(acked), list(acked.values()), ttl, KEEP_ENDED)
+        arguments = (
+            *(expected or (None, None, None)),
+            *checkpoint,
+            list(acked),
+            numbers(acked.values()),
+            ttl,
+            KEEP_ENDED,
+        )
         async with self._large, self._connection() as connection:
             done: bool = await connection.fetchval(
                 QUERIES["put_checkpoint"], self._namespace, session_id, *arguments, timeout=LARGE_SECONDS
