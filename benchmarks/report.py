@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.charts import charts
+
 Report = dict[str, Any]
 
 _MET = {True: "yes", False: "not here", None: ""}
@@ -46,8 +48,8 @@ def show(report: Report, console: Console) -> None:
 def as_markdown(report: Report) -> str:
     """The report as a page."""
     notes = "\n".join(f"- {note}" for note in _notes(report))
-    tables = "\n\n".join(sheet.markdown() for sheet in _sheets(report))
-    return f"# How fast\n\n{notes}\n\n{tables}\n\n{verdict(report)}\n"
+    parts = [notes, *charts(report), *[sheet.markdown() for sheet in _sheets(report)], verdict(report)]
+    return "# How fast\n\n" + "\n\n".join(parts) + "\n"
 
 
 def verdict(report: Report) -> str:
