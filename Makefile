@@ -52,7 +52,7 @@ lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## Time every call beside peers and raw limits, and replication (4 minutes); writes benchmarks/results/
+bench: $(READY) ## Time every call beside peers and raw limits, and replication (5 minutes); writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(READY) ## Crashes, chaos and forgeries far longer than in CI, then simulated universes until stopped

@@ -14,35 +14,53 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from rich.console import Console
 
+from benchmarks import many
 from benchmarks.beside import measure_beside
-from benchmarks.checks import check_beside, check_local, check_replication, check_size
+from benchmarks.checks import check_beside, check_crowd, check_local, check_many, check_replication, check_size
 from benchmarks.local import LIMITS, QUICK, THOROUGH, WORK, Effort, Results, measure_local, measure_size
 from benchmarks.machine import machine, versions
 from benchmarks.messages import messages
 from benchmarks.peers import SYSTEMS, why_missing
 from benchmarks.replication import LITTLE, MUCH, Amount, measure_replication
 from benchmarks.report import Report, as_markdown, show
+from benchmarks.together import FEW, MANY, Crowd, measure_together
 
 FORMAT: Final = 2
 _WIDTH: Final = 120
 _RESULTS: Final = Path(__file__).parent / "results" / "local.json"
 
 
-async def run(directory: Path, effort: Effort, amount: Amount) -> Report:
+class Amounts(NamedTuple):
+    """How much of everything is measured."""
+
+    effort: Effort
+    replication: Amount
+    crowd: Crowd
+    counts: many.Counts
+
+
+LONG: Final = Amounts(THOROUGH, MUCH, MANY, many.THOROUGH)
+SHORT: Final = Amounts(QUICK, LITTLE, FEW, many.QUICK)
+
+
+async def run(directory: Path, amounts: Amounts) -> Report:
     """Everything, in a directory that is empty and may be filled."""
-    start = time.monotonic()
+    effort, amount, start = amounts.effort, amounts.replication, time.monotonic()
     missing = {system: reason for system in SYSTEMS if (reason := why_missing(system))}
     systems = [system for system in SYSTEMS if system not in missing]
     results = await measure_local(directory / "local", effort, systems)
     sizes = await measure_size(directory / "sizes", effort)
+    together = await measure_together(directory / "together", amounts.crowd)
+    stores = await many.measure_many(directory / "many", amounts.counts)
     beside = await measure_beside(directory / "beside", effort)
     replications = await measure_replication(directory / "replication", amount)
-    checks = [*check_local(results), check_size(sizes, effort), *check_beside(beside)]
+    checks = [*check_local(results), *check_crowd(together), check_size(sizes, effort), *check_many(stores)]
+    checks += check_beside(beside)
     checks += [check for each in replications.found for check in check_replication(each)]
     return {
         "format": FORMAT,
@@ -55,6 +73,8 @@ async def run(directory: Path, effort: Effort, amount: Amount) -> Report:
         "work": {work.name: work.title for work in WORK},
         "results": _nested(results),
         "sizes": [["10 items", sizes["small", "add_1"].summary()], _large(effort, sizes)],
+        "together": together.summary(),
+        "many": stores.summary(),
         "beside": beside.summary(),
         "replication": {each.remote: each.summary() for each in replications.found},
         "checks": [check.summary() for check in checks],
@@ -66,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ.pop("LOCALFIRST_REMOTE", None)  # Nobody wants these messages there.
     with tempfile.TemporaryDirectory(prefix="localfirst-benchmark-") as directory:
-        report = asyncio.run(run(Path(directory), *((QUICK, LITTLE) if options.quick else (THOROUGH, MUCH))))
+        report = asyncio.run(run(Path(directory), SHORT if options.quick else LONG))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     options.json.with_suffix(".md").write_text(as_markdown(report), encoding="utf-8")

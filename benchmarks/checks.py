@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from benchmarks.beside import Beside
     from benchmarks.bulk import Bulk
     from benchmarks.local import Effort, Results
+    from benchmarks.many import Many
     from benchmarks.replication import Replication
+    from benchmarks.together import Together
 
 
 class Check(NamedTuple):
@@ -43,6 +45,12 @@ class Check(NamedTuple):
         """As text."""
         return "—" if self.bound is None else f"{'≤' if self.at_most else '≥'} {self.bound:g}"
 
+    def line(self) -> str:
+        """For a terminal."""
+        verdict = {True: "", False: "  missed", None: ""}[self.met]
+        seen = f"{self.seen:.2f} ({min(self.rounds):.2f} - {max(self.rounds):.2f})"
+        return f"{self.name:60} {self.wanted:>7}  {seen}{verdict}"
+
     def summary(self) -> dict[str, Any]:
         """As JSON."""
         return {
@@ -68,19 +76,20 @@ def check_local(results: Results) -> list[Check]:
         return Check(f"{title}: times faster than SQLiteSession", False, bound, ratios(work, "sqlite", ours))
 
     return [
-        Check("add 1 / bare insert", True, 3.0, ratios("add_1", "localfirst", "bare-normal")),
-        Check("add 1, full / bare insert, full", True, 1.2, ratios("add_1", "localfirst-full", "bare-full")),
-        Check("get 1000 / bare decoding", True, 1.25, ratios("get_1000", "localfirst", "bare-decode")),
+        Check("add 1 / bare insert", True, 2.5, ratios("add_1", "localfirst", "bare-normal")),
+        Check("add 1, full / bare insert, full", True, 1.15, ratios("add_1", "localfirst-full", "bare-full")),
+        Check("get 1000 / bare decoding", True, 1.15, ratios("get_1000", "localfirst", "bare-decode")),
         Check("add 1, sealed / plain", True, 1.4, ratios("add_1", "localfirst-sealed", "localfirst")),
         Check("get 1000, sealed / plain", True, 2.0, ratios("get_1000", "localfirst-sealed", "localfirst")),
         faster("add_1", "add 1", 10.0),
         faster("add_1", "add 1, full", None, "localfirst-full"),
-        faster("get_1000", "get 1000", 3.5),
-        faster("last_20", "last 20 of 1000", 8.0),
+        faster("get_100", "get 100", 8.0),
+        faster("get_1000", "get 1000", 4.0),
+        faster("last_20", "last 20 of 1000", 10.0),
         faster("pop", "pop", 8.0),
-        faster("turn", "turn", 8.0),
+        faster("turn", "turn", 10.0),
         faster("turn", "turn, full", None, "localfirst-full"),
-        faster("open", "open and get 100", None),
+        faster("open", "open and get 100", 4.0),
     ]
 
 
@@ -88,6 +97,33 @@ def check_size(results: Results, effort: Effort) -> Check:
     """Whether a long history makes adding slower."""
     both = zip(results["large", "add_1"].medians, results["small", "add_1"].medians, strict=True)
     return Check(f"add 1 to {effort.large:,} items / to 10", True, 1.2, [one / other for one, other in both])
+
+
+def check_crowd(together: Together) -> list[Check]:
+    """Whether those who write at once are in each other's way."""
+    crowd, ours, theirs = together.crowd, together.speed["localfirst-full"], together.speed["sqlite"]
+    faster = [one / other for one, other in zip(ours, theirs, strict=True)]
+    title = f"{crowd.sessions} sessions on one loop, full"
+    slowest = f"{crowd.processes} processes to one session, add 1, p99, ms"
+    return [
+        Check(f"{title}: times the adds/s of SQLiteSession", False, 5.0, faster),
+        Check(f"{title}: adds/s", False, None, ours),
+        Check(slowest, True, 20.0, _milliseconds(together.shared["localfirst"].p99s)),
+        Check(f"{slowest}, SQLiteSession", True, None, _milliseconds(together.shared["sqlite"].p99s)),
+    ]
+
+
+def check_many(many: Many) -> list[Check]:
+    """Whether a store of very many sessions is slower, or larger than it need be."""
+    both = zip(many.adding["many"].medians, many.adding["few"].medians, strict=True)
+    few, sessions = f"{many.counts.few:,}", f"{many.counts.many:,}"
+    return [
+        Check(f"open a store of {sessions} sessions, ms", True, 50.0, _milliseconds(many.opening["many"].medians)),
+        Check(f"open a store of {few} sessions, ms", True, None, _milliseconds(many.opening["few"].medians)),
+        Check(f"add 1 in a store of {sessions} sessions / of {few}", True, 1.2, [one / other for one, other in both]),
+        Check(f"memory after {many.counts.read:,} sessions were read, MB", True, 96.0, [many.memory / 1e6]),
+        Check("bytes on disk / of items of 300 bytes", True, 1.6, [many.disk]),
+    ]
 
 
 def check_beside(beside: Beside) -> list[Check]:

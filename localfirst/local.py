@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -340,9 +341,9 @@ class Local:
             _logger.warning("%s: what was deleted is not scrubbed now: %s", self._path, error)
         self.expire(alone=alone)
 
-    def expire(self, *, alone: bool, limit: float = 0.05) -> None:
-        """Drop sessions that expired, as far as the disk lets it and that takes no more than so many seconds. Unless
-        `alone`, those that the central store had are left to it."""
+    def expire(self, *, alone: bool, limit: float = 0.005) -> None:
+        """Drop sessions that expired, as far as the disk lets it and that takes no more than so many seconds: where
+        there are very many, others each time. Unless `alone`, those that the central store had are left to it."""
         try:
             self._expire_some(time.monotonic() + limit, alone=alone)
         except LocalFirstError as error:  # They are hidden all the same, and what is wrong is told where it matters.
@@ -350,11 +351,14 @@ class Local:
 
     def _expire_some(self, deadline: float, *, alone: bool) -> None:
         after: SessionKey | None = b""
+        first = True
         while after is not None and time.monotonic() < deadline:
             heads, after = patiently(partial(self.log.heads, self._namespace, after, 200))
             for key, head in heads:
                 if head.ttl and patiently(partial(self._expire, key, head, alone)):
                     self._listeners.emit(key, head.session_id, SessionEvent.SESSION_EXPIRED)
+            if after is not None and first:
+                first, after = False, max(after, random.randbytes(len(after)))
 
     def _expire(self, key: SessionKey, head: Head, alone: bool) -> bool:
         gone = is_spent(self.log, key, head, self.time, alone=alone)

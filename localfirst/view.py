@@ -28,7 +28,8 @@ from localfirst.unresolved import Conflicts
 
 _CONNECTIONS: Final = 64  # Of which a view remembers what it has checked.
 _LOCK_SECONDS: Final = 0.002  # To wait for a lock that should be free at once.
-_ITEM_OVERHEAD: Final = 200  # What an item costs in memory beside its own bytes.
+_ITEM_OVERHEAD: Final = 200  # What an item costs in memory beside its own bytes,
+_VIEW_OVERHEAD: Final = 6000  # and a session beside its items.
 
 Step = tuple[str, bytes]
 """Kind and body of a change that is about to be made."""
@@ -316,7 +317,7 @@ class View:
     @property
     def weight(self) -> int:
         """Bytes of memory, roughly, with the pointers of its branches."""
-        return self.size + 8 * self.fold.branches.pointers() + 1000
+        return self.size + 8 * self.fold.branches.pointers() + _VIEW_OVERHEAD
 
     def is_costly(self) -> bool:
         """Whether the next look at it reads so much that an event loop should not wait for it."""

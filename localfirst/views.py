@@ -11,6 +11,8 @@ from localfirst.records import SessionKey
 from localfirst.view import View
 
 DEFAULT_VIEWS_BYTES: Final = 64 * 2**20
+_NEW: Final = 8
+"""Calls for views that are here, which may make as much larger as a new one."""
 
 
 class Views:
@@ -21,7 +23,7 @@ class Views:
         self._limit = limit
         self._views: OrderedDict[SessionKey, View] = OrderedDict()
         self._lock = threading.Lock()
-        self._calls = 0
+        self._growth = 0
 
     def get(self, key: SessionKey, session_id: str) -> View:
         """The view of a session. Use it for one call and get it again for the next."""
@@ -29,10 +31,12 @@ class Views:
             view = self._views.get(key)
             if view is None:
                 view = self._views[key] = self._make(key, session_id)
+                self._growth += _NEW
             else:
                 self._views.move_to_end(key)
-            self._calls += 1
-            if self._calls % 256 == 0:
+                self._growth += 1
+            if self._growth >= max(256, len(self._views)):  # It looks at each of them.
+                self._growth = 0
                 self._shrink()
             return view
 
