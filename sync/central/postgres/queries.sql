@@ -48,8 +48,8 @@ from localfirst.push(
 );
 
 -- name: notify
--- Tell watchers which sessions moved; one payload each.
-select pg_notify($1, payload) from unnest($2::text[]) as payload;
+-- Tell watchers which sessions moved; one payload each. Without waiting for the disk: a hint may be lost.
+select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2::text[]) as payload;
 
 -- name: pull
 -- A page of each log: one row per change, or a single row without a change. No head: no such session. What the puller

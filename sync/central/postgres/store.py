@@ -47,6 +47,8 @@ LARGE_AT_ONCE: Final = 2
 IDLE_SECONDS: Final = 60.0
 """Shorter than what routers between give a connection that nobody uses."""
 CLOSE_SECONDS: Final = 5.0
+HEAD_START_SECONDS: Final = 0.002
+"""That hints get before the rest goes on: near by, they are sent by then."""
 TELL_SECONDS: Final = 1.0
 """That closing waits for hints to be sent."""
 SWEEP_SESSIONS: Final = 10
@@ -127,10 +129,10 @@ class PostgresStore(CentralStore):
             for run, pushed in zip(runs, results, strict=True)
             if pushed.admitted
         ]
-        self._notify(moved)
+        await self._notify(moved)
         return results
 
-    def _notify(self, moved: Sequence[Hint]) -> None:
+    async def _notify(self, moved: Sequence[Hint]) -> None:
         """Apart from the push, which must stand whatever becomes of this, and need not wait for it. Postgres lets one
         notifying transaction commit at a time, so it is short, and tells all that has moved meanwhile."""
         if not (self._address.notify and moved):
@@ -138,6 +140,8 @@ class PostgresStore(CentralStore):
         self._moved += moved
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell(), name="localfirst-notify")
+            # What is done next on this loop would hold it up.
+            await asyncio.wait([self._telling], timeout=HEAD_START_SECONDS)
 
     async def _tell(self) -> None:
         with suppress(LocalFirstError):  # A hint may be lost.
@@ -197,7 +201,7 @@ class PostgresStore(CentralStore):
             )
         made = expected is None or expected.generation != checkpoint.generation
         if done and made:
-            self._notify([Hint(session_id, checkpoint.generation, checkpoint.seq)])
+            await self._notify([Hint(session_id, checkpoint.generation, checkpoint.seq)])
         return done
 
     async def delete(self, endings: Sequence[Ending], keep: int = KEEP_ENDED) -> None:
@@ -207,7 +211,7 @@ class PostgresStore(CentralStore):
         arguments = [ending.session_id for ending in endings], [ending.generation for ending in endings], keep
         async with self._connection() as connection:
             rows = await connection.fetch(QUERIES["delete"], self._namespace, *arguments, timeout=LARGE_SECONDS)
-        self._notify([Hint(session_id, "", 0) for (session_id,) in rows])
+        await self._notify([Hint(session_id, "", 0) for (session_id,) in rows])
 
     async def sweep(self, limit: int) -> int:
         """Remove what is left of sessions that expired, statement by statement."""
