@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from benchmarks.beside import Beside
     from benchmarks.bulk import Bulk
+    from benchmarks.crowd import Crowd
     from benchmarks.local import Effort, Results
     from benchmarks.many import Many
     from benchmarks.replication import Replication
@@ -186,6 +187,16 @@ _BESIDE: Final = {
     "Redis": ("RPUSH, pipelined", "LRANGE, pipelined", "RedisSession", 0.5),
     "Postgres": ("COPY", "COPY out", "SQLAlchemySession", 0.4),
 }
+
+
+def check_crowd(crowd: Crowd) -> list[Check]:
+    """Whether sessions that are not asked for are in the way of those that are."""
+    (few, many), checks = crowd.push, []
+    for title, series in (("push of 100 sessions", crowd.push), ("heads of 1,000", crowd.heads)):
+        ratios = [one / other for one, other in zip(series[many].medians, series[few].medians, strict=True)]
+        checks.append(Check(f"{crowd.remote}: {title}, {many:,} sessions / {few:,}", True, 1.5, ratios))
+        checks.append(Check("the same, ms", True, None, _milliseconds(series[many].medians)))
+    return checks
 
 
 def print_checks(checks: Sequence[Check]) -> None:
