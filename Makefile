@@ -24,7 +24,7 @@ UNMEASURED := integration/test_chaos integration/test_crash integration/test_lar
 	integration/test_servers acceptance/test_benchmarks acceptance/test_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick coverage lint bench soak clean
+.PHONY: help demo test test-quick coverage lint bench bench-full soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,8 +52,11 @@ lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## Time every call beside peers and raw limits, and replication (5 minutes); writes benchmarks/results/
+bench: $(READY) ## Time every call beside peers and raw limits, and replication (6 minutes); writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: $(READY) ## The same with 100,000 items in bulk, and a central store of a million sessions (15 minutes)
+	$(BIN)/python -m benchmarks --full $(ARGS)
 
 soak: $(READY) ## Crashes, chaos and forgeries far longer than in CI, then simulated universes until stopped
 	LOCALFIRST_SOAK=1 $(BIN)/python -m pytest tests/integration/test_crash.py tests/integration/test_chaos.py \

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [local] [--quick] [--json FILE]`: measure, show, and write what was found.
+"""`python -m benchmarks [local] [--quick | --full] [--json FILE]`: measure, show, and write what was found.
 
 The exit code is 0 whatever the figures are: the last lines and the file tell them.
 """
@@ -21,17 +21,18 @@ from rich.console import Console
 
 from benchmarks import many
 from benchmarks.beside import measure_beside
-from benchmarks.checks import check_beside, check_crowd, check_local, check_many, check_replication, check_size
+from benchmarks.checks import check_beside, check_local, check_many, check_replication, check_size, check_together
 from benchmarks.local import LIMITS, QUICK, THOROUGH, WORK, Effort, Results, measure_local, measure_size
 from benchmarks.machine import machine, versions
 from benchmarks.messages import messages
 from benchmarks.peers import SYSTEMS, why_missing
-from benchmarks.replication import LITTLE, MUCH, Amount, measure_replication
+from benchmarks.replication import ALL, LITTLE, MUCH, Amount, measure_replication
 from benchmarks.report import Report, as_markdown, show
 from benchmarks.together import FEW, MANY, Crowd, measure_together
 
 FORMAT: Final = 2
 _WIDTH: Final = 120
+_SIZES: Final = ("rest", "bulk", "crowd")
 _RESULTS: Final = Path(__file__).parent / "results" / "local.json"
 
 
@@ -59,7 +60,7 @@ async def run(directory: Path, amounts: Amounts) -> Report:
     stores = await many.measure_many(directory / "many", amounts.counts)
     beside = await measure_beside(directory / "beside", effort)
     replications = await measure_replication(directory / "replication", amount)
-    checks = [*check_local(results), *check_crowd(together), check_size(sizes, effort), *check_many(stores)]
+    checks = [*check_local(results), *check_together(together), check_size(sizes, effort), *check_many(stores)]
     checks += check_beside(beside)
     checks += [check for each in replications.found for check in check_replication(each)]
     return {
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ.pop("LOCALFIRST_REMOTE", None)  # Nobody wants these messages there.
     with tempfile.TemporaryDirectory(prefix="localfirst-benchmark-") as directory:
-        report = asyncio.run(run(Path(directory), SHORT if options.quick else LONG))
+        report = asyncio.run(run(Path(directory), _how_much(options)))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     options.json.with_suffix(".md").write_text(as_markdown(report), encoding="utf-8")
@@ -101,12 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _how_much(options: argparse.Namespace) -> Amounts:
+    if options.quick:
+        return SHORT
+    return LONG._replace(replication=ALL) if options.full else LONG
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure localfirst beside other sessions.")
     parser.add_argument(
         "suite", nargs="?", choices=["local"], default="local", help="calls, and what replicates them: all there is"
     )
-    parser.add_argument("--quick", action="store_true", help="in seconds rather than minutes; the times mean little")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help="in seconds rather than minutes; the times mean little")
+    effort.add_argument("--full", action="store_true", help="with 100,000 items, and a million sessions")
     parser.add_argument("--json", type=Path, default=_RESULTS, metavar="FILE", help="results; Markdown goes beside it")
     return parser
 
@@ -115,7 +124,7 @@ def _settings(effort: Effort, amount: Amount, seconds: float) -> dict[str, Any]:
     sizes = [len(msgspec.json.encode(message)) for message in messages(1000)]
     return {
         **effort._asdict(),
-        "replication": {**amount._asdict(), "rest": amount.rest._asdict()},
+        "replication": {**amount._asdict(), **{name: getattr(amount, name)._asdict() for name in _SIZES}},
         "quick": effort == QUICK,
         "seconds": round(seconds, 1),
         "message_bytes": round(statistics.mean(sizes)),

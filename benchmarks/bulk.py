@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -25,14 +26,16 @@ import msgspec
 from redis.asyncio import Redis
 
 import localfirst
-from benchmarks.checks import check_bulk, print_checks
+from benchmarks.checks import check_bulk
 from benchmarks.messages import messages
 from benchmarks.processes import ANSWER_SECONDS
+from benchmarks.timing import measure
 from localfirst.change import APPEND, MAIN_BRANCH, Change, encode_change
 from localfirst.identity import Identity
 from localfirst.log import Log
 from localfirst.records import Head, session_key
 from localfirst.rows import Rows
+from localfirst.store import Store
 from localfirst.testing.servers import PostgresServer, RedisServer, ServerProcess
 from tests.faults.proxy import Proxy
 
@@ -41,7 +44,8 @@ EACH: Final = 100
 DELAY: Final = 0.05
 """Seconds each way, of the slow line."""
 _PATIENCE: Final = 300.0
-_RATES: Final = ("push", "bare_push", "best_push", "hydrate", "bare_hydrate", "peer", "fast", "slow")
+_ADDS: Final = 200
+_RATES: Final = ("push", "bare_push", "best_push", "hydrate", "bare_hydrate", "peer", "near", "far")
 _PIPELINE: Final = 30
 """Sessions in one pipeline of bare commands: about 1 MB."""
 _TABLE: Final = "benchmark_bare"
@@ -58,7 +62,7 @@ class Size(NamedTuple):
 
     sessions: int
     rounds: int
-    slow: int
+    far: int
     """Sessions that go over the slow line, in a round."""
     peer_items: int
     """Items that the sessions beside write, in a round."""
@@ -83,10 +87,12 @@ class Bulk(NamedTuple):
     bare_hydrate: list[float]
     peer: list[float]
     """Of the session that writes there directly, one item after the other."""
-    fast: list[float]
-    """A smaller push, from when the central store was reached."""
-    slow: list[float]
+    near: list[float]
+    """Another push, from when the central store was reached."""
+    far: list[float]
     """The same over a line with `DELAY` each way."""
+    adds: list[float]
+    """How many times longer a call takes there."""
     trips: list[float]
     """Round trips until the last items of a session are there that was never here."""
 
@@ -126,8 +132,8 @@ async def measure_bulk(directory: Path, name: str, server: ServerProcess, size: 
     """Rounds of everything, by turns."""
     namespace, template, small = f"bulk-{size.sessions}", directory / "template", directory / "small"
     changes = fill(template, namespace, size.sessions)
-    fill(small, namespace, size.slow)
-    found = Bulk(name, len(changes), [], [], [], [], [], [], [], [], [])
+    fill(small, namespace, size.far)
+    found = Bulk(name, len(changes), [], [], [], [], [], [], [], [], [], [])
     await _warm_up(directory / "warm", server.url)
     with Proxy(server.port) as near, Proxy(server.port) as far:
         far.delay(DELAY)
@@ -145,11 +151,15 @@ async def measure_bulk(directory: Path, name: str, server: ServerProcess, size: 
                     rates.append(await _rate(len(changes), put()))
                 items = [_item(number, place) for place in range(size.peer_items)]
                 found.peer.append(await _rate(len(items), side.peer(f"peer-{number}", items)))
-                for line, rates in ((near, found.fast), (far, found.slow)):
+                adds: list[float] = []
+                for line, rates in ((near, found.near), (far, found.far)):
                     await side.clear()
-                    copy = directory / f"d-{number}-{len(found.slow)}-{len(found.fast)}"
-                    seconds = await push(small, copy, line.url(server.url), namespace, reached=True)
-                    rates.append(size.slow * EACH / seconds)
+                    copy = directory / f"d-{number}-{len(adds)}"
+                    shutil.copytree(small, copy)
+                    async with localfirst.open(copy, remote=line.url(server.url), namespace=namespace) as store:
+                        rates.append(size.far * EACH / await _flush(store))
+                        adds.append(await _add(store))
+                found.adds.append(adds[1] / adds[0])
     return found
 
 
@@ -166,17 +176,28 @@ async def _rate(items: int, call: Awaitable[Any]) -> float:
     return items / (time.perf_counter() - start)
 
 
-async def push(template: Path, directory: Path, url: str, namespace: str, *, reached: bool = False) -> float:
-    """Seconds until all that a store has is in the central store. `reached`: from when that was reached first."""
+async def push(template: Path, directory: Path, url: str, namespace: str) -> float:
+    """Seconds until all that a store has is in the central store."""
     shutil.copytree(template, directory)
     start = time.perf_counter()
     async with localfirst.open(directory, remote=url, namespace=namespace) as store:
-        if reached:
-            while store.status().state != "online":  # noqa: ASYNC110 - no event tells
-                await asyncio.sleep(0.001)
-            start = time.perf_counter()
         await store.aflush(_PATIENCE)
         return time.perf_counter() - start
+
+
+async def _flush(store: Store) -> float:
+    """Seconds until it has sent all, from when it has reached the central store."""
+    while store.status().state != "online":  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(0.001)
+    start = time.perf_counter()
+    await store.aflush(_PATIENCE)
+    return time.perf_counter() - start
+
+
+async def _add(store: Store) -> float:
+    """Nanoseconds of a call, the median of some."""
+    session = store.session("added", hydrate_timeout=0.0)
+    return statistics.median(await measure(lambda: session.add_items([_item(0, 0)]), _ADDS, _PATIENCE))
 
 
 async def hydrate(directory: Path, url: str, namespace: str) -> None:
@@ -292,7 +313,8 @@ _SERVERS: Final[dict[str, Callable[[], ServerProcess]]] = {
 async def _main(size: Size) -> None:
     for name, make in _SERVERS.items():
         with make() as server, tempfile.TemporaryDirectory(prefix="localfirst-benchmark-") as directory:
-            print_checks(check_bulk(await measure_bulk(Path(directory), name, server, size)))
+            for check in check_bulk(await measure_bulk(Path(directory), name, server, size)):
+                print(check.line())
 
 
 def main() -> int:

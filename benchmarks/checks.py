@@ -100,7 +100,7 @@ def check_size(results: Results, effort: Effort) -> Check:
     return Check(f"add 1 to {effort.large:,} items / to 10", True, 1.2, [one / other for one, other in both])
 
 
-def check_crowd(together: Together) -> list[Check]:
+def check_together(together: Together) -> list[Check]:
     """Whether those who write at once are in each other's way."""
     crowd, ours, theirs = together.crowd, together.speed["localfirst-full"], together.speed["sqlite"]
     faster = [one / other for one, other in zip(ours, theirs, strict=True)]
@@ -159,32 +159,36 @@ def check_replication(replication: Replication) -> list[Check]:
     if (sweep := replication.sweep) is not None:
         held = [max(times) / 1e6 for times in sweep.statements.rounds]
         figures.append(figure(f"sweep of {sweep.sessions:,} expired sessions, longest lock, ms", 50.0, held))
-    return figures
+    return [*figures, *check_bulk(replication.bulk), *check_crowd(replication.crowd)]
 
 
 def check_bulk(bulk: Bulk) -> list[Check]:
     """Whether many sessions move nearly as fast as bare bytes, and much faster than call by call."""
     bare_push, bare_hydrate, peer, bound = _BESIDE[bulk.remote]
 
-    def ratio(title: str, bound: float | None, above: Sequence[float], below: Sequence[float]) -> Check:
-        rates = [one / other for one, other in zip(above, below, strict=True)]
-        return Check(f"{bulk.remote}: {title}", False, bound, rates)
+    def rate(title: str, rates: Sequence[float]) -> Check:
+        return Check(f"{bulk.remote}: {title} {bulk.items:,} items, items/s", False, None, rates)
 
-    best = [ratio("the same / RPUSH of a session at once", None, bulk.push, bulk.best_push)] if bulk.best_push else []
+    def ratio(title: str, bound: float | None, above: Sequence[float], below: Sequence[float]) -> Check:
+        ratios = [one / other for one, other in zip(above, below, strict=True)]
+        return Check(f"{bulk.remote}: {title}", False, bound, ratios)
+
+    best = [ratio("push / RPUSH of a session at once", None, bulk.push, bulk.best_push)] if bulk.best_push else []
     return [
-        Check(f"{bulk.remote}: items per second pushed, of {bulk.items:,}", False, None, bulk.push),
-        ratio(f"the same / {bare_push}", bound, bulk.push, bulk.bare_push),
+        rate("push of", bulk.push),
+        ratio(f"push / {bare_push}", bound, bulk.push, bulk.bare_push),
         *best,
-        ratio(f"the same / {peer}, one by one", 5.0, bulk.push, bulk.peer),
-        ratio("items per second over a slow line / a quick one", 0.7, bulk.slow, bulk.fast),
-        Check(f"{bulk.remote}: items per second fetched, of {bulk.items:,}", False, None, bulk.hydrate),
-        ratio(f"the same / {bare_hydrate}", 0.4, bulk.hydrate, bulk.bare_hydrate),
-        Check(f"{bulk.remote}: round trips to the last 20 items of a session", True, 2.0, bulk.trips),
+        ratio(f"push / {peer}, call by call", 5.0, bulk.push, bulk.peer),
+        ratio("push, 50 ms away / near by", 0.7, bulk.far, bulk.near),
+        Check(f"{bulk.remote}: add 1, 50 ms away / near by", True, None, bulk.adds),
+        rate("fetch of", bulk.hydrate),
+        ratio(f"fetch / {bare_hydrate}", 0.4, bulk.hydrate, bulk.bare_hydrate),
+        Check(f"{bulk.remote}: round trips to the last 20 items", True, 2.0, bulk.trips),
     ]
 
 
 _BESIDE: Final = {
-    "Redis": ("RPUSH, pipelined", "LRANGE, pipelined", "RedisSession", 0.5),
+    "Redis": ("pipelined RPUSH", "pipelined LRANGE", "RedisSession", 0.5),
     "Postgres": ("COPY", "COPY out", "SQLAlchemySession", 0.4),
 }
 
@@ -195,16 +199,8 @@ def check_crowd(crowd: Crowd) -> list[Check]:
     for title, series in (("push of 100 sessions", crowd.push), ("heads of 1,000", crowd.heads)):
         ratios = [one / other for one, other in zip(series[many].medians, series[few].medians, strict=True)]
         checks.append(Check(f"{crowd.remote}: {title}, {many:,} sessions / {few:,}", True, 1.5, ratios))
-        checks.append(Check("the same, ms", True, None, _milliseconds(series[many].medians)))
+        checks.append(Check(f"{crowd.remote}: {title}, ms", True, None, _milliseconds(series[many].medians)))
     return checks
-
-
-def print_checks(checks: Sequence[Check]) -> None:
-    """A line for each."""
-    for check in checks:
-        verdict = {True: "", False: "  missed", None: ""}[check.met]
-        seen = f"{check.seen:.2f} ({min(check.rounds):.2f} - {max(check.rounds):.2f})"
-        print(f"{check.name:60} {check.wanted:>7}  {seen}{verdict}")
 
 
 def _milliseconds(microseconds: Sequence[float]) -> list[float]:

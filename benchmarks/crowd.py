@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 from redis.asyncio import Redis
 
-from benchmarks.checks import check_crowd, print_checks
+from benchmarks.checks import check_crowd
 from benchmarks.timing import Series
 from localfirst.change import APPEND, MAIN_BRANCH, Change, encode_change
 from localfirst.testing.servers import PostgresServer, RedisServer, ServerProcess, fresh_database
@@ -155,7 +155,7 @@ async def _in_redis(url: str, count: int) -> AsyncIterator[CentralStore]:
         await store.identify()
         yield store
         await store.close()
-        await client.flushdb()
+        await client.flushdb(asynchronous=True)
 
 
 _STORES: Final = {"Redis": _in_redis, "Postgres": _in_postgres}
@@ -164,7 +164,8 @@ _STORES: Final = {"Redis": _in_redis, "Postgres": _in_postgres}
 async def _main(size: Size) -> None:
     for name, server in (("Redis", RedisServer()), ("Postgres", PostgresServer(fsync=True))):
         with server:
-            print_checks(check_crowd(await measure_crowd(name, server, size)))
+            for check in check_crowd(await measure_crowd(name, server, size)):
+                print(check.line())
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""Replication itself, for each kind of server: how soon, at what cost when idle, how many bytes, and what room costs.
+"""Replication itself, for each kind of server: how soon, how fast, at what cost when idle, and what room costs.
 
-`python -m benchmarks.replication [--quick]` measures this alone. The idle stores rest while the others are measured:
-they need a minute, in which they hardly take any time from anybody.
+`python -m benchmarks.replication [--quick | --full]` measures this alone. The idle stores rest while the others are
+measured: they need a minute, in which they hardly take any time from anybody.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.checks import check_replication, print_checks
+from benchmarks import bulk, crowd
+from benchmarks.checks import check_replication
 from benchmarks.idle import LONG, SHORT, Idle, Rest, idler
 from benchmarks.latency import Latency, measure_latency
 from benchmarks.lives import Room, Sweep, measure_room, measure_sweep
@@ -42,10 +43,13 @@ class Amount(NamedTuple):
     evicted: int
     expired: int
     """Sessions that are swept."""
+    bulk: bulk.Size
+    crowd: crowd.Size
 
 
-MUCH: Final = Amount(3, 100, LONG, 5000, 10, 1000, 100_000)
-LITTLE: Final = Amount(2, 10, SHORT, 500, 2, 1000, 500)
+MUCH: Final = Amount(3, 100, LONG, 5000, 10, 1000, 100_000, bulk.SOME, crowd.SOME)
+ALL: Final = MUCH._replace(bulk=bulk.MANY, crowd=crowd.MANY)
+LITTLE: Final = Amount(2, 10, SHORT, 500, 2, 1000, 500, bulk.FEW, crowd.FEW)
 
 
 class Replication(NamedTuple):
@@ -59,12 +63,22 @@ class Replication(NamedTuple):
     room: Room
     sweep: Sweep | None
     """None: the server forgets by itself what expired."""
+    bulk: bulk.Bulk
+    crowd: crowd.Crowd
 
     def summary(self) -> dict[str, Any]:
         """As JSON."""
         times = {name: series.summary() for name, series in self.latency._asdict().items()}
         sweep = self.sweep and self.sweep.summary()
-        return {**times, "idle": self.idle._asdict(), "wire": self.wire, "room": self.room.summary(), "sweep": sweep}
+        rest = {"bulk": self.bulk.summary(), "crowd": self.crowd.summary()}
+        return {
+            **times,
+            "idle": self.idle._asdict(),
+            "wire": self.wire,
+            "room": self.room.summary(),
+            "sweep": sweep,
+            **rest,
+        }
 
 
 class Replications(NamedTuple):
@@ -94,7 +108,12 @@ async def measure_replication(directory: Path, amount: Amount) -> Replications:
         ]
         sweeps = [await _sweep(server, amount) for server in servers.values()]
         idle = await resting
-    found = zip(servers, times, idle, wires, rooms, sweeps, strict=True)
+        bulks = [
+            await bulk.measure_bulk(directory / f"bulk-{name}", name, server, amount.bulk)
+            for name, server in servers.items()
+        ]
+        crowds = [await crowd.measure_crowd(name, server, amount.crowd) for name, server in servers.items()]
+    found = zip(servers, times, idle, wires, rooms, sweeps, bulks, crowds, strict=True)
     return Replications([Replication(*each) for each in found], missing)
 
 
@@ -120,12 +139,13 @@ def _started(stack: ExitStack) -> tuple[dict[str, ServerProcess], dict[str, str]
 
 def main() -> int:
     """Measure replication itself, and print the figures."""
-    amount = LITTLE if "--quick" in sys.argv[1:] else MUCH
+    amount = {"--quick": LITTLE, "--full": ALL}.get(sys.argv[-1], MUCH)
     with tempfile.TemporaryDirectory(prefix="localfirst-benchmark-") as directory:
         measured = asyncio.run(measure_replication(Path(directory), amount))
     for name, reason in measured.missing.items():
         print(f"not measured: {name} ({reason})")
-    print_checks([check for each in measured.found for check in check_replication(each)])
+    for check in [check for each in measured.found for check in check_replication(each)]:
+        print(check.line())
     return 0
 
 

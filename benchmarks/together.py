@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import Any, Final, NamedTuple
 
-from benchmarks.checks import check_crowd
+from benchmarks.checks import check_together
 from benchmarks.local import rotated
 from benchmarks.messages import messages
 from benchmarks.peers import FULL, NORMAL, SDK, Conversation, conversation, opened
@@ -135,7 +135,7 @@ def main() -> int:
     """Measure this alone, and print the figures."""
     with tempfile.TemporaryDirectory(prefix="localfirst-benchmark-") as directory:
         measured = asyncio.run(measure_together(Path(directory), FEW if "--quick" in sys.argv[1:] else MANY))
-    for check in check_crowd(measured):
+    for check in check_together(measured):
         print(check.line())
     return 0
 
