@@ -44,7 +44,7 @@ EACH: Final = 100
 DELAY: Final = 0.05
 """Seconds each way, of the slow line."""
 _PATIENCE: Final = 300.0
-_ADDS: Final = 200
+_ADDS: Final = 1000
 _RATES: Final = ("push", "bare_push", "best_push", "hydrate", "bare_hydrate", "peer", "near", "far")
 _PIPELINE: Final = 30
 """Sessions in one pipeline of bare commands: about 1 MB."""
@@ -197,6 +197,8 @@ async def _flush(store: Store) -> float:
 async def _add(store: Store) -> float:
     """Nanoseconds of a call, the median of some."""
     session = store.session("added", hydrate_timeout=0.0)
+    await session.add_items([_item(0, 0)])
+    await store.aflush(_PATIENCE)  # There is nothing else to do then.
     return statistics.median(await measure(lambda: session.add_items([_item(0, 0)]), _ADDS, _PATIENCE))
 
 

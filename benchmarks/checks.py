@@ -180,7 +180,7 @@ def check_bulk(bulk: Bulk) -> list[Check]:
         *best,
         ratio(f"push / {peer}, call by call", 5.0, bulk.push, bulk.peer),
         ratio("push, 50 ms away / near by", 0.7, bulk.far, bulk.near),
-        Check(f"{bulk.remote}: add 1, 50 ms away / near by", True, None, bulk.adds),
+        Check(f"{bulk.remote}: add 1, 50 ms away / near by", True, 1.2, bulk.adds),
         rate("fetch of", bulk.hydrate),
         ratio(f"fetch / {bare_hydrate}", 0.4, bulk.hydrate, bulk.bare_hydrate),
         Check(f"{bulk.remote}: round trips to the last 20 items", True, 2.0, bulk.trips),
