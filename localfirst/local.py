@@ -23,6 +23,7 @@ from localfirst.identity import Identity, fingerprint
 from localfirst.lifetime import Wish
 from localfirst.lives import end_life, is_spent
 from localfirst.log import Log
+from localfirst.mover import Mover
 from localfirst.records import ANY_LIFE, Backlog, Head, Here, SessionKey
 from localfirst.resolvers import Resolvers
 from localfirst.room import Room
@@ -84,6 +85,7 @@ class Local:
     def _start(self) -> None:
         self._clock = HybridClock(self.time.timestamp)
         self._views = Views(self._make_view)
+        self._mover = Mover(self.log.rows.move_log)
         self._writer = Writer(self.log.rows.together if self._fsync else None)
 
     @property
@@ -268,6 +270,8 @@ class Local:
         if view.expired:
             view.expired = False
             self._listeners.emit(key, session_id, SessionEvent.SESSION_EXPIRED)
+        if wrote:
+            self._mover.wrote()
         if wrote and self._unended:
             self._end_turns()
         if wrote and self.wrote is not None:
@@ -458,6 +462,7 @@ class Local:
         """Finish what is under way, and release the directory. Closing twice is fine."""
         self._closed = True
         self._writer.close()
+        self._mover.close()
         self.owner.release()
         self.log.rows.close()
 

@@ -28,6 +28,7 @@ PATIENCE: Final = 30.0
 """Seconds to wait for other processes' commits before giving up with `StoreBusy`."""
 
 _LONG_LOG: Final = 1 << 20
+_TRIES: Final = 5
 _INSERT: Final = f"INSERT INTO Cache (key, raw, store_time, mode, tag, value) VALUES (?, 1, ?, {MODE_RAW}, ?, ?)"
 # It is given the key of the row that is in its way, if there is one, and so refused. `WHERE NOT EXISTS` would cost an
 # eighth more: what SQLite selects from the table that it inserts into, it puts aside first.
@@ -335,6 +336,16 @@ class Rows:
         """Move the write-ahead log into the database as far as that disturbs nobody."""
         with self._using() as execute:
             execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def move_log(self) -> None:
+        """As `checkpoint`, and let the write-ahead log be written over from its beginning: for a moment, whoever
+        writes finds it busy."""
+        self.checkpoint()
+        with self._using() as execute:
+            for _ in range(_TRIES):  # Each moves what was written since, if somebody is just writing.
+                busy, _, _ = execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+                if not busy:
+                    return
 
     def shrink(self) -> None:
         """As `checkpoint`, and give back to the disk what the write-ahead log takes, unless another process reads."""
