@@ -158,7 +158,7 @@ async def measure_bulk(directory: Path, name: str, server: ServerProcess, size: 
                     shutil.copytree(small, copy)
                     async with localfirst.open(copy, remote=line.url(server.url), namespace=namespace) as store:
                         rates.append(size.far * EACH / await _flush(store))
-                        adds.append(await _add(store))
+                    adds.append(await _add(directory / "added", line.url(server.url)))
                 found.adds.append(adds[1] / adds[0])
     return found
 
@@ -194,12 +194,13 @@ async def _flush(store: Store) -> float:
     return time.perf_counter() - start
 
 
-async def _add(store: Store) -> float:
+async def _add(directory: Path, url: str) -> float:
     """Nanoseconds of a call, the median of some."""
-    session = store.session("added", hydrate_timeout=0.0)
-    await session.add_items([_item(0, 0)])
-    await store.aflush(_PATIENCE)  # There is nothing else to do then.
-    return statistics.median(await measure(lambda: session.add_items([_item(0, 0)]), _ADDS, _PATIENCE))
+    async with localfirst.open(directory, remote=url, namespace="added") as store:
+        session = store.session("added", hydrate_timeout=0.0)
+        await session.add_items([_item(0, 0)])
+        await store.aflush(_PATIENCE)  # There is nothing else to do then.
+        return statistics.median(await measure(lambda: session.add_items([_item(0, 0)]), _ADDS, _PATIENCE))
 
 
 async def hydrate(directory: Path, url: str, namespace: str) -> None:
