@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from localfirst.errors import ConfigurationError, StoreClosed
 from sync.status import SyncStatus
-from sync.tasks import end
+from sync.tasks import LastingExecutor, end
 from sync.worker import Worker
 
 _PATIENCE: Final = 5.0
@@ -130,14 +130,15 @@ class ThreadHost(Host):
             asyncio.run(serving)
         except Exception as error:
             failed.append(error)
-            if started.is_set():
-                raise
+            if started.is_set() and threading.main_thread().is_alive():
+                raise  # As the interpreter ends, all is done, but Python 3.12 has no more threads to end an executor.
         finally:
             serving.close()  # If there is no loop for it.
             started.set()
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(LastingExecutor())
         self._stop = asyncio.Event()
         life = asyncio.create_task(self._worker.run())
         started.set()
