@@ -202,7 +202,7 @@ def file_bytes(file: str) -> int:
     """Its size; 0 if there is none."""
     try:
         return os.stat(file).st_size  # noqa: PTH116 - a path costs more than the look
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
 
 

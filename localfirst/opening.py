@@ -31,8 +31,8 @@ def open(  # noqa: A001 - localfirst.open() is how it is called
 ) -> Store:
     """Open the store in a directory, made with mode 0700 if it is missing.
 
-    - `path`: None: `$LOCALFIRST_HOME`, else the platform's directory for user data. One that is a symbolic link,
-      belongs to another user, or can be written by others is refused.
+    - `path`: `~` is the home directory. None: `$LOCALFIRST_HOME`, else the platform's directory for user data. One that
+      is a symbolic link, belongs to another user, or can be written by others is refused.
     - `remote`: the central store: `redis://`, `rediss://`, `unix://`, `postgresql://` or `file:///directory`; or `@`
       and the path of a file that holds it. None: `$LOCALFIRST_REMOTE`, else there is none; `""`: there is none. A
       server that can't be reached is no error: see `Store.status`.

@@ -64,7 +64,14 @@ class Store:
         size_limit: int | None,
         encryption_key: Key | KeyRing | None,
     ) -> None:
-        self.path = Path(path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")).absolute()
+        home = path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")
+        self.path = Path(home).expanduser().absolute()
+        if self.path.is_file():
+            raise ConfigurationError(
+                f"{self.path} is a file, and localfirst keeps sessions in a directory: `localfirst import --in-place"
+                f" {self.path}` takes over the conversations of a database of the OpenAI Agents SDK or of openstackai;"
+                " or take another path"
+            )
         self._link: Link | None = None
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
         check_options(remote, namespace, worker, durability, poll_interval, sync_interval, on_remote_loss)

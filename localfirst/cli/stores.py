@@ -22,7 +22,7 @@ from sync import central
 
 def home(path: Path | None) -> Path:
     """The directory that a command means."""
-    return (path or user_data_path("localfirst")).absolute()
+    return Path(path or user_data_path("localfirst")).expanduser().absolute()
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from urllib.parse import parse_qsl
 from platformdirs import user_data_path
 
 from localfirst.damage import read_note
-from localfirst.errors import ConfigurationError
 from localfirst.opening import open as open_store
 from localfirst.secret import Url, given, shown
 from localfirst.store import Store
@@ -57,12 +56,6 @@ def borrow(path: str | os.PathLike[str], *, remote: str | None = None, namespace
     Raises `ConfigurationError`, also if there is a file in the place of the directory.
     """
     directory = Path(path).expanduser().absolute()
-    if directory.is_file():
-        raise ConfigurationError(
-            f"{directory} is a file, and localfirst keeps sessions in a directory: `localfirst import --in-place"
-            f" {directory}` takes over the conversations of a database of the OpenAI Agents SDK or of openstackai; or"
-            " take another path"
-        )
     remote = Url(os.environ.get("LOCALFIRST_REMOTE", "") if remote is None else remote)
     place = directory, remote, namespace
     with _lock:

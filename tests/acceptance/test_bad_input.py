@@ -17,6 +17,7 @@ import pytest
 
 import localfirst
 from localfirst import ConfigurationError, InvalidItem
+from localfirst.cli.stores import home
 
 _fork = multiprocessing.get_context("fork")
 
@@ -94,9 +95,17 @@ def test_a_task_needs_a_running_loop(tmp_path: Path) -> None:
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    with pytest.raises(ConfigurationError, match="is a file"):
+    with pytest.raises(ConfigurationError, match=r"is a file.* --in-place"):
         localfirst.open(path)
+    with pytest.raises(ConfigurationError, match="parent is a file"):
+        localfirst.open(path / "store")
     assert path.read_text() == "mine"
+
+
+def test_a_path_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with localfirst.open("~/agent-data") as store:
+        assert store.path == tmp_path / "agent-data" == home(Path("~/agent-data"))
 
 
 def in_child(call: Callable[[Path], None], path: Path) -> None:
