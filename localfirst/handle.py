@@ -167,6 +167,8 @@ class Handle:
         return True  # An empty session is a session: frameworks test for one with `session or default`.
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_access"):  # Tracebacks show what could not be made, too.
+            return f"<{type(self).__name__} that was not made>"
         return f"<Session {self.session_id!r} of {self._store!r}>"
 
     def __enter__(self) -> Self:

@@ -119,6 +119,10 @@ class Local:
         if self._closed:
             raise StoreClosed(f"the store at {self._path} is closed: open it again with localfirst.open()")
 
+    def is_there(self) -> bool:
+        """Whether its files are where they were."""
+        return self.log.rows.is_there()
+
     def view(self, key: SessionKey, session_id: str) -> View:
         """What this process knows of a session."""
         self.check_open()

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from localfirst.connections import Connections, file_bytes
 from localfirst.diskerrors import file_error, of_the_disk, of_this_call
-from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt, StoreUnwritable
+from localfirst.errors import ConfigurationError, StoreBusy, StoreCorrupt, StoreMoved, StoreUnwritable
 from localfirst.schema import FORMAT, READABLE, check_free, checksum, create, finish, format_of, prepare_directory
 
 PATIENCE: Final = 30.0
@@ -370,6 +370,14 @@ class Rows:
         with self._using() as execute, self._connections.writing:
             busy, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
+
+    def is_there(self) -> bool:
+        """Whether the files are where they were."""
+        try:
+            self._connections.check_place()
+        except StoreMoved:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the connections of all threads; later calls raise `StoreClosed`."""

@@ -517,6 +517,10 @@ class Store:
             link.check_waitable(call)
         return link
 
+    def _is_there(self) -> bool:
+        """Whether it is open, and its files are where they were."""
+        return not self._closed and self._local.is_there()
+
     def _release(self) -> None:
         self._closed = True
         _stores.discard(self)

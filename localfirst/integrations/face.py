@@ -22,7 +22,7 @@ class Face(Session):
 
     `close()` gives the store back; the last one to do so closes it, after what is pending was sent, if that can be
     done. Later calls raise `StoreClosed`, a `RuntimeError`. Sessions that are just dropped leave their store open for
-    the next one, until the process ends.
+    the next one; when many are left so, those that were used last stay open until the process ends.
     """
 
     def __init__(
@@ -63,11 +63,10 @@ class Face(Session):
 
     def _leave(self) -> Store | None:
         """The store, if it is to be closed."""
-        if isinstance(self._store, _Closed):
+        if self._finalizer.detach() is None:  # Another thread may be closing it, too.
             return None
         closed: Any = _Closed(type(self).__name__)
         self._store = self._access = closed
-        self._finalizer.detach()
         return self._borrowed.give_back()
 
     def __exit__(

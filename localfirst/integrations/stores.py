@@ -8,8 +8,10 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -27,12 +29,16 @@ from localfirst.store import Store
 _Place = tuple[Path, Url, str]
 _PLACES: Final = ("host", "port", "db", "dbname", "database")
 """Options of an address that say which store it is."""
+_KEPT: Final = 16
+"""Stores that stay open though no session uses them. Each has files open, and a process may have few."""
 
 
 @dataclass
 class _Opened:
     store: Store
     users: int = 0
+    left_at: float = 0.0
+    """When the last of them left."""
 
 
 _opened: Final[dict[_Place, _Opened]] = {}
@@ -59,40 +65,84 @@ def borrow(path: str | os.PathLike[str], *, remote: str | None = None, namespace
     remote = Url(os.environ.get("LOCALFIRST_REMOTE", "") if remote is None else remote)
     place = directory, remote, namespace
     with _lock:
-        opened = _opened.get(place)
-        if opened is not None and not opened.users and read_note(opened.store.path / "data") is not None:
-            opened.store.close(0.0)  # It is damaged: what can be read is saved as it is opened again.
-            opened = None
-        if opened is None:
-            opened = _opened[place] = _Opened(open_store(directory, remote=remote, namespace=namespace))
+        opened = _at(place)
         opened.users += 1
 
     def drop() -> None:
         with _lock:
             opened.users -= 1
+            opened.left_at = time.monotonic()
+            if not opened.users and _opened.get(place) is not opened:
+                _abandoned.append(partial(opened.store.close, 0.0))
 
     def give_back() -> Store | None:
         with _lock:
-            drop()
-            return None if opened.users or _opened.pop(place, None) is not opened else opened.store
+            opened.users -= 1
+            if opened.users:
+                return None
+            if _opened.get(place) is opened:
+                del _opened[place]
+            return opened.store
 
     return Borrowed(opened.store, give_back, drop)
 
 
+def _at(place: _Place) -> _Opened:
+    """The one that is open there, or is opened now. Hold the lock."""
+    opened = _opened.get(place)
+    if opened is None or not _serves(opened):
+        _opened.pop(place, None)
+        _close_some()
+        directory, remote, namespace = place
+        opened = _opened[place] = _Opened(open_store(directory, remote=remote, namespace=namespace))
+    return opened
+
+
+def _serves(opened: _Opened) -> bool:
+    """Whether it will do for one more session. Hold the lock."""
+    store = opened.store
+    if not store._is_there():  # It was closed, or its directory was moved or removed: there may be another one now.
+        if not opened.users:
+            store.close(0.0)
+        return False
+    if not opened.users and read_note(store.path / "data") is not None:
+        store.close(0.0)  # It is damaged: what can be read is saved as it is opened again.
+        return False
+    return True
+
+
+def _close_some() -> None:
+    """Close stores that nobody uses any more, but for those that were used last. Hold the lock."""
+    _remove_abandoned()
+    idle = sorted((each for each in list(_opened.items()) if not each[1].users), key=lambda each: each[1].left_at)
+    for place, opened in idle[: max(0, len(idle) - _KEPT + 1)]:
+        del _opened[place]
+        # Not a daemon: what is pending is sent, also if the program ends now.
+        threading.Thread(target=opened.store.close, name="localfirst-close").start()
+
+
 def temporary() -> Borrowed:
     """A store of its own that is gone when it is given back, and replicates nowhere."""
-    while _abandoned:
-        _abandoned.popleft()()
-    directory = tempfile.mkdtemp(prefix="localfirst-")
+    _remove_abandoned()
+    directory, maker = tempfile.mkdtemp(prefix="localfirst-"), os.getpid()
     store = open_store(directory, remote="")
 
     def remove() -> None:
         atexit.unregister(remove)
-        store.close()
-        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            store.close()
+        finally:
+            if os.getpid() == maker:  # Else it is that of the process that forked this one, and in use there.
+                shutil.rmtree(directory, ignore_errors=True)
 
     atexit.register(remove)
     return Borrowed(store, remove, partial(_abandoned.append, remove))
+
+
+def _remove_abandoned() -> None:
+    with suppress(IndexError):  # Another thread may be faster.
+        while True:
+            _abandoned.popleft()()
 
 
 def lent(store: Store) -> Borrowed:

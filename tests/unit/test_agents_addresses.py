@@ -223,6 +223,18 @@ def test_other_databases_are_refused_and_told_what_works(url: str, message: str)
             SQLAlchemySession("s", engine=create_async_engine(url))
 
 
+@pytest.mark.parametrize("rest", ["a?hunter2", "a?b=1&hunter2", "a?hunter2="])
+def test_the_rest_of_a_password_is_not_shown_as_an_option(rest: str) -> None:
+    with pytest.raises(ConfigurationError, match="%3F") as raised:
+        of_url(f"postgresql://me:{rest}@db/app")
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_client_with_a_password_that_is_no_text() -> None:
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        of_client(redis.Redis(password=b"\xff"))
+
+
 def test_one_of_engine_and_url(tmp_path: Path) -> None:
     url = "postgresql+asyncpg://127.0.0.1:1/app"
     for given in ({}, {"engine": create_async_engine(url), "db_url": url}):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import TracebackException
 from typing import Any
 
 import pytest
@@ -77,6 +80,102 @@ def test_a_temporary_store_is_gone_with_its_session() -> None:
     gc.collect()
     Note("s", stores.temporary()).close()
     assert not dropped.exists()
+
+
+def test_a_temporary_store_outlives_processes_that_were_forked_from_its_own() -> None:
+    program = """
+import os, sys
+from localfirst.integrations.face import Face
+from localfirst.integrations.stores import temporary
+session = Face("s", temporary())
+session.add_message("user", "Hello")
+child = os.fork()
+if not child:
+    session.close()
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+assert session.store.path.is_dir()
+session.add_message("user", "Hello")
+print(session.store.path)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+    assert not Path(done.stdout.decode().strip()).exists()
+
+
+def test_many_threads_may_drop_temporary_stores() -> None:
+    done = list[Path]()
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(40):
+            threads.submit(lambda: done.append(Note("s", stores.temporary()).store.path))
+    gc.collect()
+    Note("s", stores.temporary()).close()
+    assert len(done) == 40
+    assert not any(path.exists() for path in done)
+
+
+def test_a_store_that_somebody_closed_is_opened_anew(tmp_path: Path) -> None:
+    closed, other = note(tmp_path), note(tmp_path, "t")
+    closed.add_message("user", "Hello")
+    closed.store.close()
+    again = note(tmp_path)
+    assert again.get_messages() == [ITEM]
+    closed.close()
+    other.close()
+    assert again.get_messages() == [ITEM]  # What they gave back is not its store.
+    assert note(tmp_path).store is again.store
+    again.close()
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_directory_that_was_removed_is_made_anew(tmp_path: Path, left: bool) -> None:
+    first = note(tmp_path / "a")
+    first.add_message("user", "Hello")
+    before = None if left else first
+    del first
+    gc.collect()
+    shutil.rmtree(tmp_path / "a")
+    with note(tmp_path / "a") as again:
+        assert again.get_messages() == []
+        again.add_message("user", "Hello")
+        if before is not None:
+            before.close()
+        assert again.get_messages() == [ITEM]
+    assert not stores._opened
+
+
+def test_a_program_that_drops_sessions_of_many_places_has_few_files_open(tmp_path: Path) -> None:
+    def files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = files()
+    for number in range(60):
+        note(tmp_path / str(number)).add_message("user", "Hello")
+    gc.collect()
+    note(tmp_path / "60").close()
+    assert len(stores._opened) <= 16
+    assert eventually(lambda: files() < before + 16 * 8)
+    for number in range(60):
+        with note(tmp_path / str(number)) as again:
+            assert again.get_messages() == [ITEM]
+    assert not stores._opened
+
+
+def test_a_session_that_threads_close_at_once_is_closed_once(tmp_path: Path) -> None:
+    other, closed = note(tmp_path), list[Any]()
+    for _ in range(50):
+        session = note(tmp_path)
+        with ThreadPoolExecutor(4) as threads:
+            closed += [threads.submit(session.close) for _ in range(4)]
+    assert all(each.result() is None for each in closed)
+    other.add_message("user", "Hello")
+    assert next(iter(stores._opened.values())).users == 1
+    other.close()
+
+
+def test_a_session_that_could_not_be_made_can_be_shown(tmp_path: Path) -> None:
+    with localfirst.open(tmp_path) as store, pytest.raises(localfirst.ConfigurationError) as raised:
+        store.session("")
+    assert "not made" in "".join(TracebackException.from_exception(raised.value, capture_locals=True).format())
 
 
 def test_a_store_that_is_lent_is_left_open(tmp_path: Path) -> None:

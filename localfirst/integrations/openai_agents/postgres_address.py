@@ -61,11 +61,13 @@ def of_url(url: object) -> Url:
     >>> of_url("postgresql+psycopg2://me:secret@db/app?sslmode=verify-full&connect_timeout=5").partition("?")[2]
     'sslmode=verify-full'
     """
-    text = url if isinstance(url, str) else url.render_as_string(hide_password=False)  # type: ignore[attr-defined]
-    scheme, separator, rest = text.partition("://")
+    text = Url(url if isinstance(url, str) else url.render_as_string(hide_password=False))  # type: ignore[attr-defined]
+    scheme, separator, rest = map(Url, text.partition("://"))  # Which no traceback shows.
     if not separator or scheme not in _POSTGRES:
         raise ConfigurationError(_what_works(scheme if separator else ""))
-    base, _, query = rest.partition("?")
+    base, _, query = map(Url, rest.partition("?"))
+    if "@" in query:  # What would be taken for options is the rest of a password.
+        raise ConfigurationError("write @ / ? # in a user, password or database of a URL as %40 %2F %3F %23")
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         _put(options, name, value)

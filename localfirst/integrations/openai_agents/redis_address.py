@@ -81,7 +81,10 @@ def with_options(url: str, options: Mapping[str, Any]) -> Url:
 
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
-        return value.decode()
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise ConfigurationError("a user, a password and certificates are text, in UTF-8") from None
     if value in _VERIFY and isinstance(value, ssl.VerifyMode):
         return _VERIFY[value]
     if isinstance(value, bool):
