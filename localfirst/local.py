@@ -473,6 +473,7 @@ class Local:
     def forked(self) -> None:
         """In a child process: threads did not come along, and locks may have been held by them."""
         self.owner.forked()
+        self.log.rows.forked()
         self._start()
 
 

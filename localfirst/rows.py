@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -74,6 +75,7 @@ class Rows:
         self._file = str(self.file)
         self.on_damage = on_damage
         """Called with what is wrong, wherever it is met; must be quick and not raise. None: nobody mends it."""
+        self._moving = threading.RLock()  # Who moves the log must not find it busy for another who does.
         prepare_directory(directory)
         self._connections = Connections(directory, fsync=fsync)
         try:
@@ -334,14 +336,14 @@ class Rows:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database as far as that disturbs nobody."""
-        with self._using() as execute:
+        with self._moving, self._using() as execute:
             execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def move_log(self) -> None:
         """As `checkpoint`, and let the write-ahead log be written over from its beginning: for a moment, whoever
         writes finds it busy."""
-        self.checkpoint()
-        with self._using() as execute:
+        with self._moving, self._using() as execute:
+            self.checkpoint()
             for _ in range(_TRIES):  # Each moves what was written since, if somebody is just writing.
                 busy, _, _ = execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
                 if not busy:
@@ -349,10 +351,11 @@ class Rows:
 
     def shrink(self) -> None:
         """As `checkpoint`, and give back to the disk what the write-ahead log takes, unless another process reads."""
-        if self.wal_bytes() > _LONG_LOG:
-            self.checkpoint()  # Most of it without keeping anybody from writing.
-        with self._using() as execute, self._connections.writing:
-            execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with self._moving:
+            if self.wal_bytes() > _LONG_LOG:
+                self.checkpoint()  # Most of it without keeping anybody from writing.
+            with self._using() as execute, self._connections.writing:
+                execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def give_back(self, pages: int = 64) -> bool:
         """Return some of the space of deleted rows to the disk. False: there was none."""
@@ -366,9 +369,10 @@ class Rows:
         """Take from the write-ahead log, too, what was deleted. False: somebody reads just now; try again."""
         while self.give_back():
             pass
-        self.checkpoint()  # Most of it, while others write.
-        with self._using() as execute, self._connections.writing:
-            busy, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with self._moving:
+            self.checkpoint()  # Most of it, while others write.
+            with self._using() as execute, self._connections.writing:
+                busy, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
     def is_there(self) -> bool:
@@ -378,6 +382,10 @@ class Rows:
         except StoreMoved:
             return False
         return True
+
+    def forked(self) -> None:
+        """In a child process, where nobody moves anything."""
+        self._moving = threading.RLock()
 
     def close(self) -> None:
         """Close the connections of all threads; later calls raise `StoreClosed`."""
