@@ -14,6 +14,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 _AGAIN: Final = 0.1
 """Seconds after which a task that should have ended is told again."""
+_MOMENT: Final = 0.5
+"""Seconds that others may go on when one has failed."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -55,7 +57,8 @@ async def end(task: asyncio.Task[Any]) -> None:
 
 
 async def overlap(steps: AsyncGenerator[Coroutine[Any, Any, None], None], most: Callable[[], int]) -> None:
-    """Run steps as they come, so many at once at `most`. What one raises ends the others, and is raised."""
+    """Run steps as they come, so many at once at `most`. What one raises ends the others, and is raised; those that are
+    nearly done get a moment: what a server has answered is not to be lost."""
     running: set[asyncio.Task[None]] = set()
     try:
         async with aclosing(steps):
@@ -68,6 +71,10 @@ async def overlap(steps: AsyncGenerator[Coroutine[Any, Any, None], None], most: 
                     running = await _after_one(running)
         while running:
             running = await _after_one(running)
+    except Exception:
+        if running:
+            await asyncio.wait(running, timeout=_MOMENT)
+        raise
     finally:
         for task in running:
             await end(task)

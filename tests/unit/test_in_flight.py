@@ -142,6 +142,25 @@ async def test_a_page_is_fetched_while_another_is_taken(
     assert [b.items(name) for name in NAMES] == [["x"]] * len(NAMES)
 
 
+async def test_what_is_nearly_done_when_another_fails_is_done() -> None:
+    done = list[int]()
+
+    async def step(number: int) -> None:
+        if number:
+            raise RemoteUnavailable("the line broke")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        done.append(number)
+
+    async def steps() -> AsyncGenerator[Coroutine[Any, Any, None], None]:
+        for number in range(2):
+            yield step(number)
+
+    with pytest.raises(RemoteUnavailable):
+        await overlap(steps(), lambda: 2)
+    assert done == [0]
+
+
 async def test_who_is_ended_leaves_no_step_behind() -> None:
     begun, ended = asyncio.Semaphore(0), list[int]()
 
