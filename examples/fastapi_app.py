@@ -1,6 +1,6 @@
 """A FastAPI service with a session for each user; requests never wait for the server behind the store.
 
-pip install 'localfirst[fastapi]' uvicorn
+pip install '.[fastapi]' uvicorn
 LOCALFIRST_REMOTE=redis://... uvicorn --factory examples.fastapi_app:app
 
 python examples/fastapi_app.py      # without a port: sends itself a few requests, by Starlette's test client,

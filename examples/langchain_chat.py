@@ -1,6 +1,6 @@
 """A chain of LangChain with a session for each user as its message history.
 
-    pip install 'localfirst[langchain]'
+    pip install '.[langchain]'
     python examples/langchain_chat.py
 
 A scripted model answers, so that this runs anywhere; any chat model of LangChain takes its place.

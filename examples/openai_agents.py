@@ -1,6 +1,6 @@
 """The OpenAI Agents SDK with a local-first session: the Runner is unmodified, the session is all that changes.
 
-    pip install 'localfirst[openai-agents]'
+    pip install '.[openai-agents]'
     python examples/openai_agents.py
 
 Without OPENAI_API_KEY a scripted model answers, so that this runs anywhere; with it, the SDK's default model does.

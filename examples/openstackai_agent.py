@@ -1,6 +1,6 @@
 """An agent of openstackai (pyai) that remembers: its documented session, local-first.
 
-    pip install localfirst openstackai
+    pip install . openstackai
     python examples/openstackai_agent.py
 
 A scripted model answers, so that this runs anywhere; `OpenAIProvider` of openstackai takes its place.

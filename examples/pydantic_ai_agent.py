@@ -1,6 +1,6 @@
 """An agent of Pydantic AI with its message history in a session, which goes on elsewhere.
 
-    pip install 'localfirst[pydantic-ai]'
+    pip install '.[pydantic-ai]'
     python examples/pydantic_ai_agent.py
 
 A model for tests calls the tool and answers, so that this runs anywhere; any model of Pydantic AI takes its place.
