@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localfirst.asking import Resolution, resolve_conflicts
 from localfirst.errors import (
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 Connect = Callable[[], "CentralStore"]
 
 _logger = logging.getLogger("localfirst")
+
+_KEPT: Final = "not all of %s was sent; the rest stays on this disk until it can be: %s"
 
 
 def connector(remote: str, namespace: str) -> tuple[Connect, str]:
@@ -126,7 +128,7 @@ class Link:
         try:
             self.ask(lambda worker: worker.flush(session_id, once=True), timeout, self.what_is_left)
         except LocalFirstError as error:
-            _logger.warning("%s was not flushed: %s", self._path, error)
+            _logger.warning(_KEPT, self._path, error)
 
     async def flush_gently_soon(self, timeout: float, session_id: str | None = None) -> None:
         """As `flush_gently`, without blocking the event loop."""
@@ -135,7 +137,7 @@ class Link:
         try:
             await self.ask_soon(lambda worker: worker.flush(session_id, once=True), timeout, self.what_is_left)
         except LocalFirstError as error:
-            _logger.warning("%s was not flushed: %s", self._path, error)
+            _logger.warning(_KEPT, self._path, error)
 
     def hydrate(self, key: SessionKey, session_id: str, timeout: float) -> None:
         """Before the first read of a session that was never here: ask the central store, if it can be reached."""

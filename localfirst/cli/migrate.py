@@ -47,7 +47,9 @@ def import_into(path: Path | None, namespace: str, source: str, wanted: Wanted, 
         report = migrate(source, store, progress=told, **_options(wanted))
     if not report.sessions and wanted.sessions is not None:
         raise NoSession(f"there is no session {wanted.sessions!r} in {report.source}")
-    _tell(report, as_json=as_json)
+    empty = not report.sessions and source.startswith(("redis://", "rediss://", "unix://"))
+    missed = f"no key there begins with {wanted.key_prefix}: --key-prefix names other keys, the URL another database"
+    _tell(report, as_json=as_json, then=missed if empty else "")
 
 
 def import_in_place(namespace: str, source: str, wanted: Wanted, *, as_json: bool) -> None:

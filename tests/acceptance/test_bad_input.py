@@ -47,7 +47,7 @@ def test_a_url_that_cannot_be_right(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["redis://127.0.0.1:1", "redis://no-such-host.invalid", "postgresql://u:secret@127.0.0.1:1/db"]
 )
-def test_an_unreachable_server_is_no_error_at_open(url: str, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_no_error_at_open(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with localfirst.open(tmp_path / "store", remote=url) as store:
         session = store.session("s")
         session.add_message("user", "Hello")
@@ -58,6 +58,8 @@ def test_an_unreachable_server_is_no_error_at_open(url: str, tmp_path: Path) -> 
             time.sleep(0.01)
         assert status.pending_changes == 1
         assert "secret" not in f"{status} {store!r}"
+    assert "the rest stays on this disk" in caplog.messages[-1]
+    assert "secret" not in caplog.text
 
 
 @pytest.mark.parametrize("session_id", ["", "a\0b", None, 5, b"bytes", "x" * 2000, "\ud800"])

@@ -144,6 +144,10 @@ def test_redis_and_no_password_is_shown(run: Invoke, own_redis: OwnRedis, tmp_pa
     (tmp_path / "address").write_text(url)
     quiet = run("import", f"@{tmp_path / 'address'}", "--store", tmp_path / "store", "--json")
     assert (quiet.exit_code, quiet.stderr) == (0, "")
+    none = run("import", f"@{tmp_path / 'address'}", "--store", tmp_path / "store", "--key-prefix", "mine")
+    assert none.stdout.startswith(
+        "0 items of 0 sessions imported\nno key there begins with mine: --key-prefix names other"
+    )
     refused = run("import", url.replace("hunter2", "hunter3"), "--store", tmp_path / "store")
     assert refused.exit_code == 1
     assert "hunter" not in result.output + quiet.output + refused.output
