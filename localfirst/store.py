@@ -34,6 +34,7 @@ from localfirst.search import Finder, Match, search_store
 from localfirst.secret import given
 from localfirst.session import Session
 from localfirst.status import Quarantined, RotateReport, SessionCheck, SessionInfo, StoreStatus, VerifyReport
+from localfirst.threads import Threads
 from localfirst.turn import check_no_turn
 
 if TYPE_CHECKING:
@@ -468,7 +469,7 @@ class Store:
         if self._local.is_idle:
             self._release()
         else:
-            await asyncio.to_thread(self._release)
+            await asyncio.get_running_loop().run_in_executor(Threads(1), self._release)
 
     def _flush_session(self, session_id: str, timeout: float = 5.0) -> None:
         """Send what is pending in a session if that can be done now; log it if not."""

@@ -6,13 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final, ParamSpec, TypeVar
 
 from localfirst.errors import StoreBusy
 from localfirst.group import Call, Together, Unsettled, Write, run_together
 from localfirst.rows import patiently
+from localfirst.threads import Threads
 
 HELD_SECONDS: Final = 0.001
 """How long calls that wait for the disk may hold an event loop, one after the other, before others have their turn."""
@@ -37,8 +38,8 @@ class Writer:
         self.waits = together is not None
         """Whether each commit waits for the disk."""
         self._together = together
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="localfirst-write")
-        self._lock = threading.Lock()
+        self._executor = Threads(1, thread_name_prefix="localfirst-write")
+        self._lock = threading.RLock()  # Work may be done where it is brought, see `Threads`.
         self._queued = 0
         self._group: list[Call[Any]] | None = None
         self._task = 0

@@ -14,8 +14,9 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
 from localfirst.errors import ConfigurationError, StoreClosed
+from localfirst.threads import Threads
 from sync.status import SyncStatus
-from sync.tasks import LastingExecutor, end
+from sync.tasks import end
 from sync.worker import Worker
 
 _PATIENCE: Final = 5.0
@@ -138,7 +139,7 @@ class ThreadHost(Host):
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_default_executor(LastingExecutor())
+        self._loop.set_default_executor(Threads())
         self._stop = asyncio.Event()
         life = asyncio.create_task(self._worker.run())
         started.set()
@@ -293,6 +294,7 @@ class RequestHost(Host):
 
     async def _serve(self, request: Request, future: Future[None]) -> None:
         self._loops.add(asyncio.get_running_loop())
+        asyncio.get_running_loop().set_default_executor(Threads())
         worker = self._serving = self._make()
         task = asyncio.ensure_future(_awaited(request(worker)))
         future.add_done_callback(_canceller(asyncio.get_running_loop(), task))

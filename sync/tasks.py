@@ -8,34 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 _AGAIN: Final = 0.1
 """Seconds after which a task that should have ended is told again."""
 _MOMENT: Final = 0.5
 """Seconds that others may go on when one has failed."""
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-class LastingExecutor(ThreadPoolExecutor):
-    """What a loop looks up names with, also while the interpreter ends: no executor takes calls then, but stores are
-    closed at exit, and have to connect. So the loop makes the call itself.
-    """
-
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        try:
-            return super().submit(fn, *args, **kwargs)
-        except RuntimeError:
-            future: Future[_T] = Future()
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except Exception as error:
-                future.set_exception(error)
-            return future
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> None:

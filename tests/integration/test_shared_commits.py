@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -292,3 +294,29 @@ def test_what_was_told_survives_the_process(tmp_path: Path, processes: Nursery) 
                 assert items == list(range(len(items)))
                 assert {int(number) for session_id, number in lines if session_id == session.session_id} <= set(items)
     assert told.exists()
+
+
+ENDING: Final = """
+import asyncio, atexit, sys, threading
+import localfirst
+
+store = localfirst.open(sys.argv[1], remote="", durability="full")
+
+async def use():
+    for _ in range(3):
+        sessions = [store.session(str(number % 4)) for number in range(12)]
+        await asyncio.gather(*[session.add_items([1]) for session in sessions])
+        await asyncio.sleep(0.05)
+    await store.aclose()
+
+"""
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["atexit.register(lambda: asyncio.run(use()))", "threading.Thread(target=lambda: asyncio.run(use())).start()"],
+)
+def test_calls_are_carried_out_while_the_interpreter_ends(tmp_path: Path, last: str) -> None:
+    subprocess.run([sys.executable, "-c", ENDING + last, str(tmp_path)], check=True, timeout=60)
+    with opened(tmp_path) as store:
+        assert [len(store.session(str(number))) for number in range(4)] == [9, 9, 9, 9]

@@ -227,6 +227,16 @@ for number in range(300):
         assert len(other.session("s")) == 300
 
 
+def test_names_of_servers_are_looked_up_to_the_very_end(tmp_path: Path) -> None:
+    program = f"""
+from localfirst.integrations.pyai import RedisSession
+RedisSession("localhost", 1, path={str(tmp_path)!r}).add_message("user", "Hello")
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+    assert b"localhost:1" in done.stderr
+    assert b"shutdown" not in done.stderr
+
+
 def test_it_is_sent_as_it_is_closed(tmp_path: Path) -> None:
     central = (tmp_path / "central").as_uri()
     with Face("s", place(tmp_path / "a", central, "default"), ttl=3600) as session:
