@@ -72,10 +72,14 @@ class Call(Generic[T]):
         """Whether it was carried out, or failed."""
         return bool(self._results) or self._error is not None
 
-    def attempt(self) -> None:
-        """Carry it out with others, unless somebody is in the way, and keep what came of it."""
-        with suppress(StoreBusy):
-            self._keep(partial(self._write, shared=True))
+    def attempt(self, left: set[Unsettled]) -> None:
+        """Carry it out with others, unless somebody is in the way, and keep what came of it. `left`: where that was so,
+        which nobody may pass."""
+        if self._view not in left:
+            with suppress(StoreBusy):
+                return self._keep(partial(self._write, shared=True))
+            left.add(self._view)
+        return None
 
     def alone(self) -> None:
         """Carry it out as a commit of its own, patiently, and keep what came of it."""
@@ -139,11 +143,10 @@ def run_together(calls: Sequence[Call[object]], together: Together) -> None:
 
 
 def _commit(calls: Sequence[Call[object]], together: Together) -> None:
-    attempts = [call.attempt for call in calls]
-
     def attempt() -> None:
+        left = set[Unsettled]()
         try:
-            together(attempts)
+            together([partial(call.attempt, left) for call in calls])
         except Exception:
             for call in calls:
                 call.retreat()

@@ -388,7 +388,11 @@ class Local:
     async def here_soon(self, key: SessionKey) -> Here:
         """As `here`; a busy directory is waited for off the event loop."""
         self.check_open()
-        return await self._writer.run(partial(self.log.here, key))
+        look = partial(self.log.here, key)
+        try:
+            return look()  # Before what waits to be written: calls of a session that come next must not overtake this.
+        except StoreBusy:
+            return await self._writer.run_aside(look)
 
     def stand(self, key: SessionKey, here: Here) -> None:
         """Note on which branch of a session somebody stands."""

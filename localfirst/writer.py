@@ -43,6 +43,7 @@ class Writer:
         self._queued = 0
         self._group: list[Call[Any]] | None = None
         self._task = 0
+        self._yielding = 0
         self._yielded_at = 0.0
         self._seconds = 0.0
 
@@ -54,8 +55,12 @@ class Writer:
     async def is_alone(self) -> bool:
         """Whether a call that waits for the disk may do so on the event loop: if that is short, and no other task
         writes, which could share the commit."""
-        if time.monotonic() - self._yielded_at > HELD_SECONDS:
-            await asyncio.sleep(0)
+        if self._yielding or time.monotonic() - self._yielded_at > HELD_SECONDS:
+            self._yielding += 1  # Whoever comes now goes on after this one.
+            try:
+                await asyncio.sleep(0)
+            finally:
+                self._yielding -= 1
             self._yielded_at = time.monotonic()
         before, self._task = self._task, id(asyncio.current_task())
         return before in (0, self._task) and not self._queued and self._seconds < SLOW_SECONDS

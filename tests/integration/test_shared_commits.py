@@ -18,11 +18,12 @@ import pytest
 import localfirst
 from localfirst import limits
 from localfirst.connections import DATABASE
-from localfirst.errors import ItemTooLarge, StoreUnwritable
+from localfirst.errors import ItemTooLarge, StoreBusy, StoreUnwritable
 from localfirst.session import Session
 from localfirst.store import Store
 from tests.faults.disk import failing_beyond
 from tests.faults.nursery import Life, Nursery, nursery
+from tests.polling import eventually
 
 SESSIONS: Final = 16
 CALLS: Final = 10
@@ -320,3 +321,57 @@ def test_calls_are_carried_out_while_the_interpreter_ends(tmp_path: Path, last: 
     subprocess.run([sys.executable, "-c", ENDING + last, str(tmp_path)], check=True, timeout=60)
     with opened(tmp_path) as store:
         assert [len(store.session(str(number))) for number in range(4)] == [9, 9, 9, 9]
+
+
+async def test_what_is_called_first_comes_first(tmp_path: Path) -> None:
+    """Also if it lets others have their turn, and one of them has had its own just before."""
+    with opened(tmp_path) as store:
+        session, other, writes = store.session("s"), store.session("t"), list[Any]()
+        await asyncio.gather(session.add_items([0]), other.add_items([0]))
+
+        def call(each: Session, number: int) -> None:
+            writes.append(asyncio.ensure_future(each.add_items([number])))
+
+        store._local._writer._yielded_at = 0.0
+        call(other, 1)
+        asyncio.get_running_loop().call_soon(call, session, 2)  # Begins when the other two have.
+        call(session, 1)
+        await asyncio.sleep(0)
+        await asyncio.gather(*writes)
+        assert len(writes) == 3
+        assert await session.get_items() == [0, 1, 2]
+
+
+async def test_the_first_call_of_an_object_comes_first(tmp_path: Path) -> None:
+    """It has to ask where the object stands, which must not take it longer than those that follow it."""
+    with opened(tmp_path) as store:
+        writer, going = store._local._writer, threading.Event()
+        busy = asyncio.ensure_future(writer.run_aside(going.wait))
+        await asyncio.sleep(0)
+        session = store.session("s")
+        first = asyncio.ensure_future(session.add_items([0]))
+        await asyncio.sleep(0)
+        going.set()
+        assert eventually(lambda: writer.is_free)  # The loop has heard of nothing yet.
+        await asyncio.gather(session.add_items([1]), first, busy)
+        assert await session.get_items() == [0, 1]
+
+
+async def test_what_waits_for_somebody_is_not_overtaken(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        session, other = store.session("s"), store.session("t")
+        await asyncio.gather(session.add_items(["a"]), other.add_items(["a"]))
+        view, original = session._access.view, session._access.view.write
+        refused = list[bool]()
+
+        def write(*arguments: Any, shared: bool = False, **options: Any) -> Any:
+            if shared and not refused:
+                refused.append(True)
+                raise StoreBusy("somebody holds the view")
+            return original(*arguments, shared=shared, **options)
+
+        view.write = write  # type: ignore[method-assign]
+        writes = [each.add_items([number]) for number in range(5) for each in (session, other)]
+        await asyncio.gather(*writes)
+        assert refused
+        assert list(session) == list(other) == ["a", 0, 1, 2, 3, 4]
