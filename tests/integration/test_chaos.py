@@ -211,7 +211,7 @@ def check(sessions: dict[str, Any], by_name: dict[str, Ledger], *, keeps: bool) 
         check_items(items, added(ledgers, name) - popped)
     for name, ledger in by_name.items():
         for session in ending_sessions(name):
-            check_ended(session, items_of(sessions, session), ledger, ledgers, keeps=keeps)
+            check_ended(session, items_of(sessions, session), name, by_name, keeps=keeps)
 
 
 def check_metadata(name: str, session: dict[str, Any], ledgers: list[Ledger], *, keeps: bool) -> None:
@@ -251,15 +251,17 @@ def check_branches(name: str, branches: dict[str, list[Any]], ledgers: list[Ledg
         check_items([item for item in items if item[0] != name], added(ledgers, branch_place(name, branch)))
 
 
-def check_ended(session: str, items: list[Item], owner: Ledger, ledgers: list[Ledger], *, keeps: bool) -> None:
-    """What was deleted is gone; what its owner wrote afterwards is there. What others wrote may be there."""
+def check_ended(session: str, items: list[Item], name: str, by_name: dict[str, Ledger], *, keeps: bool) -> None:
+    """What was deleted is gone; what its owner wrote afterwards is there. What others wrote may be there, also what was
+    deleted: if the first that they sent got no answer, they send it again, and begin the session anew."""
+    owner, ledgers = by_name[name], list(by_name.values())
     begun = {item for item in owner.items(session) if item[:3] in owner.begun.get(session, set())}
     assert begun <= set(items), "what was written after a deletion is lost"
     assert set(items) <= added(ledgers, session)
     assert len(set(items)) == len(items), "an item is there twice"
     if keeps:
         check_items(items, set(items))
-        assert not owner.deleted & set(items), "what was deleted came back"
+        assert not own_deleted(name, owner) & set(items), "what was deleted came back"
 
 
 def check_central(url: str, namespace: str, by_name: dict[str, Ledger], *, keeps: bool) -> None:
@@ -271,9 +273,14 @@ def check_central(url: str, namespace: str, by_name: dict[str, Ledger], *, keeps
     assert not any(name.startswith(BRIEF) for name in bodies), "a session has not expired"
     assert not keeps or not any(
         json.dumps(item, separators=(",", ":")).encode() in bodies.get(item[0], b"")
-        for ledger in ledgers
-        for item in ledger.deleted
+        for name, ledger in by_name.items()
+        for item in own_deleted(name, ledger)
     ), "what was deleted is in the central store"
+
+
+def own_deleted(name: str, ledger: Ledger) -> set[Item]:
+    """What a replica wrote itself, and deleted."""
+    return {item for item in ledger.deleted if item[1] == name}
 
 
 def check_items(items: list[Item], expected: set[Item]) -> None:
