@@ -52,12 +52,12 @@ class OpenstackaiSource:
     def _rows(self, session_id: str) -> Iterator[Row]:
         query = (
             "SELECT id, role, content, timestamp, metadata, tool_calls, tool_call_id, ifnull(position, -1) AS place"
-            " FROM messages WHERE session_id = ? AND (place, id) > (?, ?) ORDER BY place, id"
-            f" LIMIT {PART}"
+            " FROM messages WHERE session_id = ?"
         )
-        after: tuple[Any, ...] = (-2, "")
+        after: tuple[Any, ...] = ()
         while True:
-            page = self._all(query, session_id, *after)
+            further = " AND (place, id) > (?, ?)" if after else ""
+            page = self._all(f"{query}{further} ORDER BY place, id LIMIT {PART}", session_id, *after)
             for number, *fields, _ in page:
                 yield Row(str(number), _item(number, *fields))
             if len(page) < PART:

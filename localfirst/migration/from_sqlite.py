@@ -19,6 +19,9 @@ from localfirst.migration.readonly import columns, open_read_only, quoted, readi
 from localfirst.migration.source import PART, Conversation, Row, only_main
 
 _STRUCTURE: Final = "message_structure"
+_NEEDED: Final = {"id", "session_id", "message_data"}
+_FIRST: Final = "-9e999"
+"""In the place of NULL, which is sorted before everything and compares with nothing."""
 _USAGE: Final = ("requests", "input_tokens", "output_tokens", "total_tokens")
 _DETAILS: Final = ("input_tokens_details", "output_tokens_details")
 
@@ -33,13 +36,13 @@ class SqliteSource:
             self._connection = open_read_only(file)
             tables = columns(self._connection)
         messages = _table(tables, messages_table)
-        if messages is None or "message_data" not in tables[messages]:
+        if messages is None or not tables[messages].keys() >= _NEEDED:
             self.close()
             raise ConfigurationError(_missing(self.name, messages_table, tables))
         self._messages, self._sessions = quoted(messages), _table(tables, sessions_table)
         # SQLAlchemySession's own order; it alone declares ids of sessions so.
         by_time = tables[messages]["session_id"].upper().startswith("VARCHAR")
-        self._order = ("m.created_at" if by_time else "m.id", "m.id")
+        self._order = (f"ifnull(m.created_at, {_FIRST})" if by_time else "m.id", "m.id")
         self._has_branches = _STRUCTURE in tables and self._belongs(messages)
         self._has_usage = self._has_branches and "turn_usage" in tables
 
@@ -84,7 +87,10 @@ class SqliteSource:
         found, order, named = f"{self._messages} AS m", self._order, [session_id]
         query = "WHERE m.session_id = ?"
         if branch is not None:
-            found, order = f"{_STRUCTURE} AS s JOIN {found} ON m.id = s.message_id", ("s.sequence_number", "s.id")
+            found, order = (
+                f"{_STRUCTURE} AS s JOIN {found} ON m.id = s.message_id",
+                (f"ifnull(s.sequence_number, {_FIRST})", "s.id"),
+            )
             query, named = f"{query} AND s.branch_id = ?", [session_id, branch]
         first, second = order
         query = f"SELECT m.id, CAST(m.message_data AS BLOB), {first}, {second} FROM {found} {query}"
@@ -174,6 +180,6 @@ def _table(tables: dict[str, dict[str, str]], name: str) -> str | None:
 
 
 def _missing(file: str, name: str, tables: dict[str, dict[str, str]]) -> str:
-    found = [table for table, fields in tables.items() if "message_data" in fields]
+    found = [table for table, fields in tables.items() if fields.keys() >= _NEEDED]
     others = f"name one of these by messages_table: {', '.join(found)}" if found else "it holds no other, either"
     return f"{file} has no table {name!r} of messages: {others}"

@@ -98,6 +98,11 @@ class Import:
                 mark = upto
             self.imported += len(items)
             self._told(self.imported + self.skipped + self.damaged, self.found)
+        if chain.rows < (counted := self._conversation.branches[branch]):
+            raise Problem(
+                f"{_on(branch)}the source has {counted} rows, of which {chain.rows} could be read: others were removed"
+                " meanwhile, or lack what would tell their place. Run it again"
+            )
 
     def _check_free(self, branch: str) -> None:
         """Raise `Problem` where there is something that is not from this source."""

@@ -509,3 +509,35 @@ async def test_listeners_hear_what_comes(file: Path, store: localfirst.Store) ->
     store.on(localfirst.SessionEvent.MESSAGE_ADDED, lambda session_id, item: heard.append((session_id, item)))
     localfirst.migrate(file, store)
     eventually(lambda: heard == [("user-123", item) for item in messages(2)])
+
+
+async def test_rows_without_a_time_or_a_place_come_along(tmp_path: Path, store: localfirst.Store) -> None:
+    """More of them than are asked for at once."""
+    file, items = tmp_path / "conversations.db", messages(1203)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE agent_sessions (session_id VARCHAR PRIMARY KEY, created_at)")
+        connection.execute(
+            "CREATE TABLE agent_messages (id INTEGER PRIMARY KEY, session_id VARCHAR, message_data, created_at)"
+        )
+        connection.executemany(
+            "INSERT INTO agent_messages VALUES (?, 's', ?, ?)",
+            [(number, json.dumps(item), None if number < 1000 else "2030") for number, item in enumerate(items)],
+        )
+        connection.commit()
+    report = localfirst.migrate(file, store)
+    assert (report.ok, report.imported, report.verified) == (True, 1203, True)
+    assert await items_of(store, "s") == items
+
+
+async def test_rows_that_can_not_be_reached_are_told(file: Path, store: localfirst.Store) -> None:
+    (await branched(file)).close()
+    execute(file, "UPDATE message_structure SET branch_id = x'00' WHERE branch_id <> 'main'")
+    report = localfirst.migrate(file, store, verify=False)
+    assert not report.ok
+    assert "of which 0 could be read" in str(report.problems)
+
+
+def test_a_table_that_lacks_what_is_needed_is_no_source(file: Path, store: localfirst.Store) -> None:
+    execute(file, "CREATE TABLE agent_messages (message_data TEXT)")
+    with pytest.raises(ConfigurationError, match="no table 'agent_messages'"):
+        localfirst.migrate(file, store)
