@@ -209,7 +209,7 @@ def check(sessions: dict[str, Any], by_name: dict[str, Ledger], *, keeps: bool) 
         items = items_of(sessions, name)
         assert not popped & set(items), "an item that was popped came back"
         check_items(items, added(ledgers, name) - popped)
-    for name, ledger in by_name.items():
+    for name in by_name:
         for session in ending_sessions(name):
             check_ended(session, items_of(sessions, session), name, by_name, keeps=keeps)
 
