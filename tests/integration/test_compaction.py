@@ -131,7 +131,7 @@ def test_what_changes_made_needless_is_not_kept(
     seen = all_of(session)
     assert [item["content"] for item in seen[0]] == ["stays"]
     a.close()
-    assert size_of(tmp_path / "a") < ENOUGH
+    assert size_of(tmp_path / "a") < 1.5 * ENOUGH  # Pages that are free go back a few at a time.
     assert all_of(opened("a", remote_url).session("s")) == seen
     c = opened("c", remote_url)
     c.refresh(10)

@@ -33,7 +33,7 @@ HOSTILE: Final = (
     "a:b",
     "%3A",
     "sessions",
-    "localfirst:x:{s}:head",
+    "localfirst-x:{s}:head",
     "\n",
     "a\r\nFLUSHALL\r\n",
     "*1\r\n$8\r\nFLUSHALL\r\n",
