@@ -45,7 +45,7 @@ class RedisSource:
         key = self._prefix + session_id.encode(errors="surrogateescape")
         with translate(self._server):
             count = self._redis.llen(key + _MESSAGES)
-            found = self._redis.hget(key, "created_at")
+            found = self._redis.hget(key, "created_at") if self._redis.type(key) == b"hash" else None
         created_at = (found or b"").decode(errors="replace")
         known = {"created_at": _in_utc(created_at)} if created_at else {}
         yield Conversation(

@@ -92,6 +92,17 @@ async def test_redis_damaged_and_changed(redis_url: str, prefix: str, store: loc
     await client.aclose()
 
 
+async def test_redis_with_something_else_in_the_place_of_a_time(
+    redis_url: str, prefix: str, store: localfirst.Store
+) -> None:
+    await in_redis(redis_url, prefix, "odd", messages(2))
+    await in_redis(redis_url, prefix, "usual", messages(2))
+    async with redis.asyncio.from_url(redis_url) as client:
+        await client.set(f"{prefix}:odd", "no hash")
+    report = localfirst.migrate(redis_url, store, key_prefix=prefix)
+    assert (report.ok, report.imported) == (True, 4)
+
+
 async def test_redis_that_refuses(own_redis: OwnRedis, store: localfirst.Store) -> None:
     server = own_redis(password="s3cret-of-mine")
     await in_redis(server.url, "agents:session", "user-123", messages(2))
