@@ -9,6 +9,10 @@ from localfirst import jsonvalue
 
 _ANSWERED: Final = ("call_id", "approval_request_id", "tool_call_id")
 """Where an item names the one that it answers, in the Responses and in the Chat Completions API."""
+_MAKING: Final = (b'"call_id"', b'"tool_calls"', b'"mcp_approval_request"')
+"""What stands in items that make calls."""
+_NEAR: Final = 16
+"""How far before its output a call is looked for, before all of the history is."""
 
 
 def whole_turns(history: Sequence[bytes], limit: int) -> list[Any]:
@@ -29,13 +33,14 @@ def whole_turns(history: Sequence[bytes], limit: int) -> list[Any]:
     found: list[Any] = []
     start = loose = 0
     unmet: set[bytes] = set()
+    calls = _Calls(history)
     for place in range(len(history) - 1, -1 if limit else len(history), -1):
         if len(found) >= limit and start:
             break
         item = jsonvalue.decode(history[place])
         found.append(item)
         unmet.difference_update(_made_by(item))
-        unmet.update(call for call in _answered_by(item) if _is_named(call, history, place))
+        unmet.update(call for call in _answered_by(item) if calls.are_before(call, place))
         if unmet:
             continue
         if _is_question(item) and (len(found) <= limit or not start):
@@ -57,12 +62,28 @@ def _is_thought(data: bytes) -> bool:
     return isinstance(item, dict) and item.get("type") == "reasoning"
 
 
-def _is_named(call: bytes, history: Sequence[bytes], place: int) -> bool:
-    """Whether a call is found before a place. Outputs of calls that are gone part nothing."""
-    return any(
-        call in history[before] and call in _made_by(jsonvalue.decode(history[before]))
-        for before in range(place - 1, -1, -1)
-    )
+class _Calls:
+    """Tells whether a call is found before a place. Outputs of calls that are gone part nothing."""
+
+    def __init__(self, history: Sequence[bytes]) -> None:
+        self._history = history
+        self._first: dict[bytes, int] | None = None
+
+    def are_before(self, call: bytes, place: int) -> bool:
+        for before in range(place - 1, max(0, place - _NEAR) - 1, -1):
+            if call in self._history[before] and call in _made_by(jsonvalue.decode(self._history[before])):
+                return True
+        return self._firsts().get(call, place) < place
+
+    def _firsts(self) -> dict[bytes, int]:
+        """Where each is made first. All of the history is read for it once, not once for each call that is gone."""
+        if self._first is None:
+            self._first = {}
+            for place, data in enumerate(self._history):
+                if any(name in data for name in _MAKING):
+                    for call in _made_by(jsonvalue.decode(data)):
+                        self._first.setdefault(call, place)
+        return self._first
 
 
 def _answered_by(item: Any) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import localfirst
+from localfirst.jsonvalue import encode
 from localfirst.windows import whole_turns
 
 
@@ -116,3 +118,14 @@ async def test_a_session_cuts_at_turns_where_it_is_told_to(store: localfirst.Sto
     assert await turned.get_items(limit=3) == TURN  # As the SDK's runner asks, with the setting of the session.
     assert await turned.get_items(limit=2) == TURN[2:]  # As it looks at what it wrote last: exactly so many.
     assert await turned.get_items(whole_turns=False) == TURN[1:]
+
+
+def test_outputs_whose_calls_are_gone_take_no_longer_than_others() -> None:
+    """Each one looks for its call; nobody may look through the whole history for each."""
+    history = [encode({"type": "function_call", "call_id": "first"})]
+    history += [encode({"type": "function_call_output", "call_id": f"c{number}"}) for number in range(20_000)]
+    history += [encode({"type": "function_call_output", "call_id": "same"}) for _ in range(20_000)]
+    began = time.process_time()
+    assert len(whole_turns(history, 20)) == 20
+    assert len(whole_turns([*history, encode({"type": "function_call_output", "call_id": "first"})], 20)) == 0
+    assert time.process_time() - began < 20
