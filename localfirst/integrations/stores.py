@@ -42,8 +42,10 @@ class _Opened:
 
 
 _opened: Final[dict[_Place, _Opened]] = {}
-_lock = threading.RLock()  # Sessions that are dropped are noticed wherever memory is collected, here too.
+_lock = threading.RLock()
 _abandoned: Final[deque[Callable[[], None]]] = deque()
+"""What follows from sessions that were dropped. That is noticed wherever memory is collected, in any thread, maybe in
+one for which somebody waits who holds the lock. So it is only noted there."""
 
 
 class Borrowed(NamedTuple):
@@ -64,18 +66,21 @@ def borrow(path: str | os.PathLike[str], *, remote: str | None = None, namespace
     directory = Path(path).expanduser().absolute()
     remote = Url(os.environ.get("LOCALFIRST_REMOTE", "") if remote is None else remote)
     place = directory, remote, namespace
+    _follow_abandoned()
     with _lock:
         opened = _at(place)
         opened.users += 1
 
-    def drop() -> None:
+    def leave() -> None:
         with _lock:
             opened.users -= 1
             opened.left_at = time.monotonic()
-            if not opened.users and _opened.get(place) is not opened:
-                _abandoned.append(partial(opened.store.close, 0.0))
+            unused = not opened.users and _opened.get(place) is not opened
+        if unused:
+            opened.store.close(0.0)
 
     def give_back() -> Store | None:
+        _follow_abandoned()
         with _lock:
             opened.users -= 1
             if opened.users:
@@ -84,7 +89,7 @@ def borrow(path: str | os.PathLike[str], *, remote: str | None = None, namespace
                 del _opened[place]
             return opened.store
 
-    return Borrowed(opened.store, give_back, drop)
+    return Borrowed(opened.store, give_back, partial(_abandoned.append, leave))
 
 
 def _at(place: _Place) -> _Opened:
@@ -113,7 +118,6 @@ def _serves(opened: _Opened) -> bool:
 
 def _close_some() -> None:
     """Close stores that nobody uses any more, but for those that were used last. Hold the lock."""
-    _remove_abandoned()
     idle = sorted((each for each in list(_opened.items()) if not each[1].users), key=lambda each: each[1].left_at)
     for place, opened in idle[: max(0, len(idle) - _KEPT + 1)]:
         del _opened[place]
@@ -123,7 +127,7 @@ def _close_some() -> None:
 
 def temporary() -> Borrowed:
     """A store of its own that is gone when it is given back, and replicates nowhere."""
-    _remove_abandoned()
+    _follow_abandoned()
     directory, maker = tempfile.mkdtemp(prefix="localfirst-"), os.getpid()
     store = open_store(directory, remote="")
 
@@ -139,7 +143,7 @@ def temporary() -> Borrowed:
     return Borrowed(store, remove, partial(_abandoned.append, remove))
 
 
-def _remove_abandoned() -> None:
+def _follow_abandoned() -> None:
     with suppress(IndexError):  # Another thread may be faster.
         while True:
             _abandoned.popleft()()

@@ -6,6 +6,7 @@ import gc
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from traceback import TracebackException
@@ -67,6 +68,17 @@ def test_a_session_that_is_dropped_leaves_its_store_open_for_the_next(tmp_path: 
     again = note(tmp_path)
     assert again.store is store
     again.close()
+    assert not stores._opened
+
+
+def test_whoever_collects_a_dropped_session_waits_for_nobody(tmp_path: Path) -> None:
+    session = note(tmp_path)
+    dropping = threading.Thread(target=session._finalizer)
+    with stores._lock:  # As while a store is opened, whose worker's thread may be the one that collects.
+        dropping.start()
+        dropping.join(10)
+        assert not dropping.is_alive()
+    note(tmp_path).close()
     assert not stores._opened
 
 
