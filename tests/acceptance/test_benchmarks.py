@@ -18,6 +18,8 @@ from benchmarks.report import as_markdown, verdict
 from benchmarks.timing import Series, measure, percentile
 from sync.worker import CALM_AFTER
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # One run is enough for all.
+
 ROOT = Path(__file__).parents[2]
 SYSTEMS = {"localfirst", "localfirst-full", "sqlite"}
 WORK = {"add_1", "add_10", "get_100", "get_1000", "last_20", "pop", "turn", "open"}
