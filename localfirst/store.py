@@ -66,6 +66,7 @@ class Store:
         encryption_key: Key | KeyRing | None,
     ) -> None:
         home = path or os.environ.get("LOCALFIRST_HOME") or user_data_path("localfirst")
+        self._link: Link | None = None
         self.path = Path(home).expanduser().absolute()
         if self.path.is_file():
             raise ConfigurationError(
@@ -73,7 +74,6 @@ class Store:
                 f" {self.path}` takes over the conversations of a database of the OpenAI Agents SDK or of openstackai;"
                 " or take another path"
             )
-        self._link: Link | None = None
         remote = os.environ.get("LOCALFIRST_REMOTE") if remote is None else remote
         check_options(remote, namespace, worker, durability, poll_interval, sync_interval, on_remote_loss)
         check_size_limit(size_limit)
