@@ -17,7 +17,9 @@ READY := $(firstword $(wildcard $(STAMP)*) $(STAMP)python3)
 PYTHON := $(subst +,/,$(patsubst $(STAMP)%,%,$(READY)))
 endif
 IDENTITY := import sys; print(sys.base_prefix, sys.version)
-PARALLEL := -n auto --dist loadgroup
+# Tests wait for servers and timeouts more than they compute.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+PARALLEL := -n $(WORKERS) --dist loadgroup
 
 # What kills its processes before they could tell what they ran, takes the time, or tests the test servers.
 UNMEASURED := integration/test_chaos integration/test_crash integration/test_large integration/test_processes \
