@@ -131,7 +131,7 @@ def check_beside(beside: Beside) -> list[Check]:
     """Whether replication is in the way."""
     remote = beside.remote
     return [
-        Check(f"add 1, p99, {remote}: busy worker / idle", True, 3.0, beside.ratios("busy", "idle")),
+        Check(f"add 1, p99, {remote}: busy worker / idle", True, 2.0, beside.ratios("busy", "idle")),
         Check(f"add 1, p99, {remote}: busy worker / no worker", True, None, beside.ratios("busy", "alone")),
         Check(f"add 1, p99, {remote}: idle worker / no worker", True, None, beside.ratios("idle", "alone")),
     ]

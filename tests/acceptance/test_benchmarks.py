@@ -163,7 +163,7 @@ def test_says_of_every_figure_whether_it_is_met(report: dict[str, Any]) -> None:
         "≤ 1.2",
         "≤ 96",
         "≤ 1.6",
-        "≤ 3",
+        "≤ 2",
     ] + [bound for name in report["replication"] for bound in WANTED[name]]
     for check in report["checks"]:
         assert 0 < check["lowest"] <= check["seen"] <= check["highest"]

@@ -6,15 +6,10 @@ side by side. Needs the SDK: `pip install 'localfirst[openai-agents]'`.
 
 from __future__ import annotations
 
-try:
+from localfirst.integrations.shared import of_extra
+
+with of_extra("openai-agents"):
     from agents.memory import Session, SessionABC, SessionSettings
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "agents":
-        raise
-    raise ModuleNotFoundError(
-        "localfirst.integrations.openai_agents needs the OpenAI Agents SDK: pip install 'localfirst[openai-agents]'",
-        name=error.name,
-    ) from None
 
 from localfirst.integrations.openai_agents.advanced import AdvancedSQLiteSession
 from localfirst.integrations.openai_agents.encrypted import EncryptedSession
